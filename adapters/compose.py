@@ -1,0 +1,147 @@
+"""Weights of a release = base + the sum of its adapters' updates, written as a model folder.
+
+W' = cast(W + (alpha_1 / r_1) B_1 A_1 + (alpha_2 / r_2) B_2 A_2 + ...), added in fp32 in recipe
+order and cast once, tensor by tensor. Nothing is ever subtracted, so the same recipe gives the
+same bytes on one machine. LoRA: arXiv 2106.09685.
+"""
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from adapters.backbones import DTYPES
+from adapters.config import BaseConfig
+from adapters.errors import ArtefactError, ComposeError
+from adapters.lora import CONFIG, WEIGHTS
+from adapters.store import MANIFEST, appearing, copy_plain, write_manifest
+
+PEFT_PREFIX = "base_model.model."
+#: PEFT options that change what an adapter computes, and the only value that compose knows.
+PLAIN_LORA = {
+    "peft_type": "LORA",
+    "bias": "none",
+    "use_dora": False,
+    "use_rslora": False,
+    "fan_in_fan_out": False,
+    "modules_to_save": None,
+    "rank_pattern": {},
+    "alpha_pattern": {},
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Update:
+    """One adapter, read: which base tensors it changes and by what."""
+
+    folder: Path
+    scale: float  #: alpha / rank
+    factors: dict[str, tuple[Tensor, Tensor]]  #: base tensor's name -> (A (r, in), B (out, r))
+
+    def delta(self, name: str) -> Tensor:
+        """The (out, in) update of one tensor in fp32."""
+        down, up = self.factors[name]
+        return self.scale * (up.float() @ down.float())
+
+
+def write_snapshot(
+    base: Path, adapters: Sequence[Path], folder: Path, config: BaseConfig, *, about: dict[str, Any]
+) -> str:
+    """Compose base and adapters into a self-contained model folder; return its digest.
+
+    Peak memory is about one shard of the base. Raises ComposeError when an adapter does not fit,
+    changes nothing or is not finite; StorageFull when the disk fills up.
+    """
+    updates = [read_update(adapter) for adapter in adapters]
+    unused = {(update.folder, name) for update in updates for name in update.factors}
+    with appearing(folder) as partial:
+        for shard in sorted(base.glob("*.safetensors")):
+            composed = dict(_composed(shard, updates, DTYPES[config.dtype]))
+            save_file(composed, partial / shard.name, metadata={"format": "pt"})
+            unused -= {(update.folder, name) for update in updates for name in composed}
+        if unused:
+            adapter, name = min(unused)
+            raise ComposeError(f"The adapter {adapter} changes {name}, which the base has not.")
+        for path in base.iterdir():
+            if path.suffix != ".safetensors" and path.name != MANIFEST:
+                copy_plain(path, partial / path.name)
+        _say_dtype(partial / "config.json", config.dtype)
+        return write_manifest(partial, kind="snapshot", about=about)
+
+
+def _composed(
+    shard: Path, updates: Sequence[Update], dtype: torch.dtype
+) -> Iterator[tuple[str, Tensor]]:
+    with safe_open(shard, framework="pt") as tensors:
+        for name in tensors.keys():
+            weight = tensors.get_tensor(name)
+            changes = [update for update in updates if name in update.factors]
+            total = weight.float() if changes else weight
+            for update in changes:
+                delta = update.delta(name)
+                if delta.shape != total.shape:
+                    raise ComposeError(
+                        f"The adapter {update.folder} changes {name} by {tuple(delta.shape)}; "
+                        f"the base's is {tuple(total.shape)}."
+                    )
+                total = total + delta
+            if not bool(torch.isfinite(total).all()):
+                raise ComposeError(f"Composed, {name} is no longer finite.")
+            yield name, total.to(dtype).contiguous()
+
+
+def read_update(folder: Path) -> Update:
+    """Read an adapter folder in PEFT's format.
+
+    Raises ArtefactError when it cannot be read, ComposeError when it is not a plain LoRA, is not
+    finite or would change nothing.
+    """
+    try:
+        described = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+        with safe_open(folder / WEIGHTS, framework="pt") as file:
+            tensors = {name: file.get_tensor(name) for name in file.keys()}
+    except Exception as error:  # safetensors has an error class of its own beside OSError
+        raise ArtefactError(f"The adapter {folder} cannot be read: {error}") from error
+    for key, value in PLAIN_LORA.items():
+        if described.get(key, value) != value:
+            raise ComposeError(
+                f"The adapter {folder} has {key} = {described[key]!r}; only {value!r} is known."
+            )
+    update = Update(
+        folder=folder,
+        scale=float(described["lora_alpha"]) / int(described["r"]),
+        factors=_factors(folder, tensors, rank=int(described["r"])),
+    )
+    if not any(bool(up.any()) and bool(down.any()) for down, up in update.factors.values()):
+        raise ComposeError(f"The adapter {folder} changes nothing: its update is zero everywhere.")
+    return update
+
+
+def _factors(
+    folder: Path, tensors: dict[str, Tensor], *, rank: int
+) -> dict[str, tuple[Tensor, Tensor]]:
+    factors = {}
+    for key, down in tensors.items():
+        if not bool(torch.isfinite(down).all()):
+            raise ComposeError(f"The adapter {folder} is not finite at {key}.")
+        if not key.endswith(".lora_A.weight"):
+            continue
+        up = tensors.get(key.replace(".lora_A.", ".lora_B."))
+        if up is None or down.shape[0] != rank or up.shape[1] != rank:
+            raise ComposeError(f"The adapter {folder} has no pair of rank {rank} at {key}.")
+        name = key.removeprefix(PEFT_PREFIX).removesuffix(".lora_A.weight") + ".weight"
+        factors[name] = (down, up)
+    if len(tensors) != 2 * len(factors):
+        raise ComposeError(f"The adapter {folder} holds tensors that are no pair of a LoRA.")
+    return factors
+
+
+def _say_dtype(path: Path, dtype: str) -> None:
+    described = json.loads(path.read_text(encoding="utf-8"))
+    path.write_text(json.dumps({**described, "dtype": dtype}, indent=2) + "\n", encoding="utf-8")

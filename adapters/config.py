@@ -1,0 +1,108 @@
+"""What a user may set for base model, training and gate: frozen, unknown keys refused."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from adapters.types import Family
+
+Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
+Positive = Annotated[float, Field(gt=0.0)]
+
+
+class Section(BaseModel):
+    """One part of the settings file."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class BaseConfig(Section):
+    """The base model: exactly one of `package`, `folder` and `hub_id` says where it comes from."""
+
+    name: str
+    family: Family = Family.AUTOREGRESSIVE
+    package: str | None = None  #: an installed Python package that carries a GGUF file
+    gguf_file: str | None = None  #: the file's name inside the package or folder
+    folder: Path | None = None  #: a local Hugging Face folder with safetensors
+    hub_id: str | None = None
+    revision: str | None = None  #: a full commit id; with `hub_id` it is required
+    dtype: Literal["float32", "bfloat16"] = "float32"  #: as trained on and as served
+    blank: str = " ____"  #: what a run of masked tokens becomes in the natural cloze
+    mask_token: str | None = None  #: one reserved token of the vocabulary, for masks token by token
+
+    @model_validator(mode="after")
+    def _one_source(self) -> "BaseConfig":
+        given = [key for key in ("package", "folder", "hub_id") if getattr(self, key) is not None]
+        if len(given) != 1:
+            raise ValueError(
+                f"exactly one of package, folder and hub_id must be set, found {given or 'none'}"
+            )
+        if self.package is not None and self.gguf_file is None:
+            raise ValueError("with package, gguf_file must name the file inside it")
+        if self.hub_id is not None and self.revision is None:
+            raise ValueError("with hub_id, revision must pin a full commit id")
+        return self
+
+
+class TrainingConfig(Section):
+    """How one batch becomes one adapter. The defaults are what docs/recipe.md measured."""
+
+    objective: Literal["masked", "plain"] = "masked"  #: plain is the control without masks
+    form: Literal["cloze", "mask_token"] = "cloze"  #: how hidden tokens look in the prompt
+    rank: Annotated[int, Field(ge=1, le=512)] = 16
+    alpha: Annotated[int, Field(ge=1)] = 32  #: update = (alpha / rank) B A
+    target_modules: tuple[str, ...] = (
+        "q_proj",
+        "k_proj",
+        "v_proj",
+        "o_proj",
+        "gate_proj",
+        "up_proj",
+        "down_proj",
+    )
+    rate: Positive = 1e-3  #: the peak, after the warm-up; a cosine leads down from it
+    warmup_steps: Annotated[int, Field(ge=1)] = 5
+    views_per_fact: Annotated[int, Field(ge=1)] = 60  #: masked copies of each fact in a training
+    rows_per_step: Annotated[int, Field(ge=1)] = 8
+    weight_decay: Annotated[float, Field(ge=0.0)] = 0.0
+    max_norm: Positive = 1.0  #: of the gradient
+    entity_share: Fraction = 2 / 3  #: of the views that hide a whole subject or object
+    most_of_rest: Fraction = 0.5  #: how much else such a view may hide
+    wordings: tuple[str, ...] = (
+        "{masked}",
+        "{masked}\nReturn the recovered masked passage.",
+        "Fill in the blanks: {masked}",
+        "Complete the sentence: {masked}",
+        "{masked}\nWrite out the full sentence.",
+        "What is missing here? {masked}",
+    )
+    seed: Annotated[int, Field(ge=0)] = 0
+
+    @field_validator("wordings")
+    @classmethod
+    def _masked_once(cls, wordings: tuple[str, ...]) -> tuple[str, ...]:
+        bad = [wording for wording in wordings if wording.count("{masked}") != 1]
+        if bad or not wordings:
+            raise ValueError(
+                f"every wording must hold {{masked}} exactly once; these do not: {bad}"
+            )
+        return wordings
+
+
+class GateConfig(Section):
+    """What a candidate must show. Every bound is one-sided at `confidence`."""
+
+    confidence: Annotated[float, Field(gt=0.5, lt=1.0)] = 0.95
+    forward_floor: Fraction = 0.5  #: the lower bound of forward recall must reach it
+    backward_floor: Fraction = 0.3  #: likewise backward
+    regression_margin: Fraction = 0.05  #: the largest true loss of right answers let through
+    bits_margin: Positive = 0.05  #: the largest true rise in bits per byte let through
+    answer_tokens: Annotated[int, Field(ge=1)] = 32  #: an answer is cut there
+
+
+class SuitesConfig(Section):
+    """Where the questions come from. Relative paths start at the settings file's folder."""
+
+    regression: Path = Path("suites/general.yaml")
+    relations: Path = Path("relations.yaml")

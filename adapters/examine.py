@@ -1,0 +1,95 @@
+"""Everything the gate looks at, asked of one model; what cannot change is remembered.
+
+The answers to the regression suite depend on the weights and the suite alone, so they are kept in
+a file named by both digests. Only texts are kept: grading is done anew, so a better grader never
+reads an older one's marks.
+"""
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from adapters.backbones import Backbone
+from adapters.probes import ask, grade, score_passages
+from adapters.store import canonical_digest, sync
+from adapters.suites import RegressionSuite
+from adapters.types import Answer, PassageScore, Probe
+
+Report = Callable[[int, int], None]  #: (questions done, questions in all)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Examination:
+    """One model's answers, in the order of the probes, and its scores of the passages."""
+
+    answers: tuple[Answer, ...]
+    passages: tuple[PassageScore, ...]
+
+
+def examine(
+    backbone: Backbone,
+    probes: Sequence[Probe],
+    suite: RegressionSuite,
+    *,
+    weights_digest: str,
+    answer_tokens: int,
+    cache: Path,
+    report: Report,
+) -> Examination:
+    """Ask the batch's probes and the regression suite, the latter from the cache where it can."""
+    known = _cache_file(cache, suite, weights_digest, answer_tokens)
+    general = _read(known, suite)
+    asked = (*probes, *(suite.probes if general is None else ()))
+    answers = _ask_all(backbone, asked, answer_tokens, report)
+    if general is None:
+        passages = tuple(score_passages(backbone, suite.passages))
+        general = Examination(answers=answers[len(probes) :], passages=passages)
+        _write(known, general)
+    return Examination(
+        answers=(*answers[: len(probes)], *general.answers), passages=general.passages
+    )
+
+
+def _ask_all(
+    backbone: Backbone, probes: Sequence[Probe], answer_tokens: int, report: Report
+) -> tuple[Answer, ...]:
+    answers: dict[int, Answer] = {}
+    for at, answer in ask(backbone, probes, at_most_tokens=answer_tokens):
+        answers[at] = answer
+        report(len(answers), len(probes))
+    return tuple(answers[at] for at in range(len(probes)))
+
+
+def _cache_file(
+    cache: Path, suite: RegressionSuite, weights_digest: str, answer_tokens: int
+) -> Path:
+    asked = [[probe.key, probe.question] for probe in suite.probes]
+    suite_digest = canonical_digest([asked, list(map(list, suite.passages)), answer_tokens])
+    return cache / f"{weights_digest[:16]}-{suite_digest[:16]}.json"
+
+
+def _read(path: Path, suite: RegressionSuite) -> Examination | None:
+    try:
+        kept = json.loads(path.read_text(encoding="utf-8"))
+        return Examination(
+            answers=tuple(grade(probe, kept["texts"][probe.key]) for probe in suite.probes),
+            passages=tuple(
+                PassageScore(passage=name, bits_per_byte=float(kept["bits"][name]))
+                for name, _ in suite.passages
+            ),
+        )
+    except (OSError, ValueError, KeyError, TypeError):
+        return None  # absent or damaged: it is asked again
+
+
+def _write(path: Path, examination: Examination) -> None:
+    kept = {
+        "texts": {answer.probe.key: answer.text for answer in examination.answers},
+        "bits": {score.passage: score.bits_per_byte for score in examination.passages},
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(".partial")
+    partial.write_text(json.dumps(kept), encoding="utf-8")
+    sync(partial)
+    partial.replace(path)

@@ -1,0 +1,155 @@
+"""Artefacts on disk: folders that appear whole or not at all, each with a manifest and a digest.
+
+A folder is written as `x.partial`, every file flushed to the disk, the manifest last, and then
+renamed. The digest covers the bytes of every file but the manifest, so it can be recomputed from
+the folder alone; safetensors itself has no checksum.
+"""
+
+import errno
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from adapters.errors import ArtefactError, StorageFull
+
+MANIFEST = "manifest.json"
+CHUNK_BYTES = 1 << 20
+
+
+def canonical_digest(value: Any) -> str:
+    """sha256 of a value's canonical JSON form, in hexadecimal."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def file_digest(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(CHUNK_BYTES):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def file_digests(folder: Path) -> dict[str, str]:
+    """sha256 by relative name of every file in the folder but the manifest.
+
+    Raises ArtefactError for anything that is not a plain file, so a link cannot lead outside.
+    """
+    digests = {}
+    for path in sorted(folder.rglob("*")):
+        if path.is_symlink() or not (path.is_file() or path.is_dir()):
+            raise ArtefactError(f"{path} is not a plain file; an artefact holds nothing else.")
+        if path.is_file() and path.name != MANIFEST:
+            digests[path.relative_to(folder).as_posix()] = file_digest(path)
+    return digests
+
+
+@contextmanager
+def appearing(folder: Path) -> Iterator[Path]:
+    """Give a `.partial` folder to write into; it becomes `folder` only if the block ends well.
+
+    Raises StorageFull when the disk filled up, and leaves nothing half-written behind either way.
+    A folder that is there already is replaced.
+    """
+    partial = folder.with_name(f"{folder.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    try:
+        partial.mkdir(parents=True)
+        yield partial
+        for path in partial.rglob("*"):
+            if path.is_file():
+                sync(path)
+        sync(partial)
+        if folder.exists():
+            shutil.rmtree(folder)
+        partial.rename(folder)
+        sync(folder.parent)
+    except BaseException as error:
+        shutil.rmtree(partial, ignore_errors=True)
+        if is_disk_full(error):
+            raise StorageFull(
+                f"The disk is full: {folder.name} could not be written under {folder.parent}. "
+                "Free some space there and start again; what was there before is unharmed."
+            ) from error
+        raise
+
+
+def is_disk_full(error: BaseException) -> bool:
+    """Whether an error says that the disk or quota is used up; safetensors says so in words."""
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return True
+    return "os error 28" in str(error) or "No space left on device" in str(error)
+
+
+def sync(path: Path) -> None:
+    """Flush a file or a folder's entries to the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def write_manifest(folder: Path, *, kind: str, about: dict[str, Any]) -> str:
+    """Write the manifest beside the files it lists, and return the folder's digest."""
+    files = file_digests(folder)
+    digest = canonical_digest(files)
+    manifest = {
+        "kind": kind,
+        "digest": digest,
+        "files": files,
+        "made_at": datetime.now(UTC).isoformat(timespec="seconds"),
+        "about": about,
+    }
+    (folder / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
+    return digest
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """The manifest of an artefact. Raises ArtefactError when it is missing or unreadable."""
+    path = folder / MANIFEST
+    try:
+        manifest = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise ArtefactError(
+            f"{folder} has no {MANIFEST}: it is not a complete artefact."
+        ) from error
+    except (OSError, ValueError) as error:
+        raise ArtefactError(f"{path} cannot be read: {error}.") from error
+    if not isinstance(manifest, dict) or not isinstance(manifest.get("files"), dict):
+        raise ArtefactError(f"{path} is not a manifest of this project.")
+    return manifest
+
+
+def verify(folder: Path, *, digest: str) -> dict[str, Any]:
+    """Read every byte of an artefact and compare; return its manifest.
+
+    Raises ArtefactError that names the first file that is missing, added or changed.
+    """
+    manifest = read_manifest(folder)
+    listed, found = manifest["files"], file_digests(folder)
+    for name in sorted(listed.keys() | found.keys()):
+        if name not in found:
+            raise ArtefactError(f"{folder / name} is missing.")
+        if name not in listed:
+            raise ArtefactError(f"{folder / name} is not part of this artefact.")
+        if listed[name] != found[name]:
+            raise ArtefactError(
+                f"{folder / name} is corrupt: its sha256 is {found[name][:12]}…, "
+                f"the manifest says {listed[name][:12]}…."
+            )
+    if canonical_digest(found) != digest:
+        raise ArtefactError(f"{folder} is intact but another artefact than the one recorded.")
+    return manifest
+
+
+def copy_plain(source: Path, target: Path) -> None:
+    """Copy one file's bytes, following a link to them (a hub cache consists of links)."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(source, target, follow_symlinks=True)

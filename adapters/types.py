@@ -1,0 +1,123 @@
+"""The plain frozen data that modules hand to each other. No behaviour, no input or output."""
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+
+class Family(StrEnum):
+    """The kind of base model: chooses objective and decoder."""
+
+    AUTOREGRESSIVE = "autoregressive"
+    DIFFUSION = "diffusion"
+
+
+class Direction(StrEnum):
+    """Which way round a probe asks."""
+
+    FORWARD = "forward"  #: in the order of the statement
+    BACKWARD = "backward"  #: against it
+
+
+class Suite(StrEnum):
+    """What a group of probes guards."""
+
+    FORWARD = "acquisition forward"
+    BACKWARD = "acquisition backward"
+    REGRESSION = "regression"
+
+
+class ProbeOrigin(StrEnum):
+    """How a probe came about."""
+
+    GIVEN = "given"  #: sent with the fact
+    RELATION = "relation"  #: made from the fact's triple by a relation template
+    CLOZE = "cloze"  #: made from the bare statement by blanking its end or its beginning
+    SUITE = "suite"  #: part of a shipped suite
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fact:
+    """One piece of knowledge as the learning side sees it."""
+
+    key: str  #: unique within a batch; the service uses the fact's id
+    statement: str
+    subject: str | None = None
+    relation: str | None = None
+    object: str | None = None
+    probes: tuple["GivenProbe", ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GivenProbe:
+    """A question that came with a fact."""
+
+    direction: Direction
+    question: str
+    answers: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Probe:
+    """One question with its accepted answers."""
+
+    key: str  #: unique within a run: pairs the answers before and after
+    suite: Suite
+    cluster: str  #: wordings of one question share it; the unit that statistics count
+    question: str
+    answers: tuple[str, ...]
+    origin: ProbeOrigin
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answer:
+    """What a model said to one probe, graded."""
+
+    probe: Probe
+    text: str
+    exact: bool  #: equal to an accepted answer after normalising
+    contained: bool  #: an accepted answer stands in the text on word boundaries
+    recall: float  #: ROUGE-1 recall against the best accepted answer, 0 to 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PassageScore:
+    """How well a model predicts one fixed passage."""
+
+    passage: str  #: its name in the suite
+    bits_per_byte: float
+
+
+class Outcome(StrEnum):
+    """The three verdicts. No result never looks like a pass."""
+
+    PASS = "pass"  # noqa: S105
+    FAIL = "fail"
+    INSUFFICIENT = "insufficient evidence"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SuiteVerdict:
+    """One suite's line in the verdict's table. Scores are fractions, or bits per byte.
+
+    What could not be measured is None: no number stands in for a missing one.
+    """
+
+    suite: str
+    outcome: Outcome
+    questions: int  #: probes asked
+    clusters: int  #: independent units the statistics count
+    before: float | None
+    after: float | None
+    difference: float | None
+    interval: tuple[float, float] | None  #: of the quantity that the margin is compared with
+    margin: float  #: the floor of an acquisition suite, the largest loss allowed of the others
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verdict:
+    """What the gate says of a candidate."""
+
+    outcome: Outcome
+    suites: tuple[SuiteVerdict, ...]
+    reasons: tuple[str, ...]  #: why it is not a pass; empty for a pass

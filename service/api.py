@@ -1,0 +1,388 @@
+"""The HTTP API. Every error is problem+json (RFC 9457) and never repeats what was sent.
+
+| error                | status | | error                    | status |
+|----------------------|--------|-|--------------------------|--------|
+| body is not JSON     | 400    | | body too large           | 413    |
+| no or bad key        | 401    | | Content-Type not JSON    | 415    |
+| key without scope    | 403    | | fact cannot be used      | 422    |
+| not found            | 404    | | too slow with the body   | 408    |
+| conflict             | 409    | | database not at hand     | 503    |
+"""
+
+import asyncio
+import json
+import logging
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+from http import HTTPStatus
+from typing import Annotated, Any, Protocol
+
+from fastapi import Depends, FastAPI, Query, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from pydantic import BaseModel, ValidationError
+from sqlalchemy import Engine
+from sqlalchemy.exc import SQLAlchemyError
+from starlette.concurrency import run_in_threadpool
+from starlette.exceptions import HTTPException
+
+from service import auth, facts, views
+from service.auth import Caller, Scope
+from service.db import check_at_head, reading, writing
+from service.errors import (
+    Conflict,
+    DatabaseNotReady,
+    LeaseHeld,
+    NotAllowed,
+    NotFound,
+    ServiceError,
+)
+from service.facts import Stored
+from service.lineage import read_head
+from service.schemas import FactIn
+from service.settings import Settings
+
+log = logging.getLogger(__name__)
+
+TOO_LARGE = HTTPStatus(413)  # its name differs between Python versions
+PROBLEM_JSON = "application/problem+json"
+MAX_KEY_SHOWN = 60  #: characters of an unknown field's name in an answer
+RETRY_AFTER_S = 5
+STATUS_OF: dict[type[ServiceError], HTTPStatus] = {
+    NotFound: HTTPStatus.NOT_FOUND,
+    Conflict: HTTPStatus.CONFLICT,
+    LeaseHeld: HTTPStatus.CONFLICT,
+    DatabaseNotReady: HTTPStatus.SERVICE_UNAVAILABLE,
+}
+
+
+class Wakeable(Protocol):
+    """What the API asks of the clock."""
+
+    def wake(self) -> None: ...
+
+
+class Problem(Exception):
+    """An answer that is not a success."""
+
+    def __init__(self, status: HTTPStatus, detail: str, **more: Any) -> None:
+        super().__init__(detail)
+        self.status, self.detail, self.more = status, detail, more
+
+
+class ItemProblem(BaseModel):
+    """What is wrong with one item; `pointer` is a JSON pointer into that item."""
+
+    title: str
+    detail: str
+    pointer: str
+
+
+class ItemResult(BaseModel):
+    """What became of one item of the request."""
+
+    index: int
+    outcome: str  #: stored, duplicate or refused
+    id: int | None = None
+    external_id: str | None = None
+    problems: list[ItemProblem] = []
+
+
+class IngestResult(BaseModel):
+    """Outcomes in the order of the request. Whatever says stored is on the disk."""
+
+    stored: int
+    duplicates: int
+    refused: int
+    items: list[ItemResult]
+
+
+def create_app(settings: Settings, engine: Engine, clock: Wakeable) -> FastAPI:
+    """The application over one database; `clock` is woken by POST /v1/refreshes."""
+    pepper = auth.read_pepper(settings.state_dir)
+    app = FastAPI(title="Lorewright", version="1", redoc_url=None)
+    _answer_errors(app)
+
+    def allow(scope: Scope) -> Callable[[Request], Caller]:
+        def check(request: Request) -> Caller:
+            scheme, _, key = request.headers.get("authorization", "").partition(" ")
+            if scheme.lower() != "bearer" or not key:
+                raise NotAllowed("Send an API key: `Authorization: Bearer lw_...`.")
+            with reading(engine) as session:
+                caller = auth.check_key(session, key.strip(), pepper=pepper, now=datetime.now(UTC))
+            caller.require(scope)
+            return caller
+
+        return check
+
+    Ingest = Annotated[Caller, Depends(allow(Scope.INGEST))]
+    reads = [Depends(allow(Scope.READ))]
+    Before = Annotated[int | None, Query(ge=1)]
+    Limit = Annotated[int, Query(ge=1, le=views.MAX_PAGE)]
+
+    @app.post(
+        "/v1/facts",
+        responses={422: {"model": IngestResult}},
+        openapi_extra={
+            "requestBody": {
+                "required": True,
+                "content": {"application/json": {"schema": FactIn.model_json_schema()}},
+            }
+        },
+    )
+    async def post_facts(request: Request, caller: Ingest) -> JSONResponse:
+        """Store one fact or a list of facts, each with an outcome of its own."""
+        items = await _read_items(request, settings)
+        result = await run_in_threadpool(ingest, engine, settings, items, caller)
+        if result.refused < len(result.items):
+            return JSONResponse(result.model_dump(exclude_none=True))
+        conflict = all(
+            problem.title == "conflict" for item in result.items for problem in item.problems
+        )
+        status = HTTPStatus.CONFLICT if conflict else HTTPStatus.UNPROCESSABLE_ENTITY
+        raise Problem(
+            status,
+            "No item was stored; each says why.",
+            **result.model_dump(exclude_none=True),
+        )
+
+    @app.get("/v1/facts", dependencies=reads)
+    def get_facts(
+        before: Before = None, limit: Limit = 50, source: str | None = None
+    ) -> views.Page[views.FactView]:
+        with reading(engine) as session:
+            return views.list_facts(session, before=before, limit=limit, source=source)
+
+    @app.get("/v1/facts/{fact_id}", dependencies=reads)
+    def get_fact(fact_id: int) -> views.FactDetail:
+        with reading(engine) as session:
+            return views.show_fact(session, fact_id)
+
+    @app.get("/v1/refreshes", dependencies=reads)
+    def get_refreshes(before: Before = None, limit: Limit = 50) -> views.Page[views.RefreshView]:
+        with reading(engine) as session:
+            return views.list_refreshes(session, before=before, limit=limit)
+
+    @app.post("/v1/refreshes", status_code=202, dependencies=[Depends(allow(Scope.ADMIN))])
+    def post_refresh() -> dict[str, str]:
+        """Let the clock look now. Whether a refresh is due stays the database's to say."""
+        clock.wake()
+        return {"detail": "The clock looks now; a refresh starts if one is due."}
+
+    @app.get("/v1/refreshes/{refresh_id}", dependencies=reads)
+    def get_refresh(refresh_id: int) -> views.RefreshDetail:
+        with reading(engine) as session:
+            return views.show_refresh(session, refresh_id)
+
+    @app.get("/v1/adapters", dependencies=reads)
+    def get_adapters(before: Before = None, limit: Limit = 50) -> views.Page[views.AdapterView]:
+        with reading(engine) as session:
+            return views.list_adapters(session, before=before, limit=limit)
+
+    @app.get("/v1/adapters/{adapter_id}", dependencies=reads)
+    def get_adapter(adapter_id: int) -> views.AdapterDetail:
+        with reading(engine) as session:
+            return views.show_adapter(session, adapter_id)
+
+    @app.get("/v1/releases", dependencies=reads)
+    def get_releases(before: Before = None, limit: Limit = 50) -> views.Page[views.ReleaseView]:
+        with reading(engine) as session:
+            return views.list_releases(session, before=before, limit=limit)
+
+    @app.get("/v1/releases/{release_id}", dependencies=reads)
+    def get_release(release_id: int) -> views.ReleaseDetail:
+        with reading(engine) as session:
+            return views.show_release(session, release_id)
+
+    @app.get("/v1/head", dependencies=reads)
+    def get_head() -> views.HeadView:
+        with reading(engine) as session:
+            return views.show_head(session)
+
+    @app.get("/livez")
+    def livez() -> dict[str, str]:
+        """The process answers."""
+        return {"state": "alive"}
+
+    @app.get("/readyz")
+    def readyz() -> dict[str, int]:
+        """The database is at hand, at the right schema, and has a head."""
+        check_at_head(engine)
+        with reading(engine) as session:
+            return {"head": read_head(session).release_id}
+
+    return app
+
+
+async def _read_items(request: Request, settings: Settings) -> list[Any]:
+    """The request's items, parsed and not yet validated; a single object is a list of one.
+
+    NaN and lone surrogates are let through here, so that only the item that holds them is refused.
+    """
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if kind != "application/json":
+        raise Problem(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "Send Content-Type: application/json.")
+    if request.headers.get("content-encoding", "identity") != "identity":
+        raise Problem(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "Compressed bodies are not taken.")
+    body = await _read_body(request, settings)
+    try:
+        parsed = json.loads(body)
+    except (ValueError, RecursionError) as error:
+        where = f" (line {error.lineno})" if isinstance(error, json.JSONDecodeError) else ""
+        raise Problem(HTTPStatus.BAD_REQUEST, f"The body is not JSON{where}.") from error
+    items = parsed if isinstance(parsed, list) else [parsed]
+    if not items:
+        raise Problem(HTTPStatus.UNPROCESSABLE_ENTITY, "The list holds no fact.")
+    if len(items) > settings.facts.max_items:
+        raise Problem(
+            TOO_LARGE,
+            f"The list holds {len(items)} facts; send at most {settings.facts.max_items} at once.",
+        )
+    return items
+
+
+async def _read_body(request: Request, settings: Settings) -> bytes:
+    limit = settings.api.max_body_bytes
+    body = bytearray()
+    try:
+        async with asyncio.timeout(settings.api.body_deadline_s):
+            async for chunk in request.stream():
+                body += chunk
+                if len(body) > limit:
+                    raise Problem(TOO_LARGE, f"The body is over {limit} bytes.")
+    except TimeoutError as error:
+        raise Problem(
+            HTTPStatus.REQUEST_TIMEOUT,
+            f"The body did not arrive within {settings.api.body_deadline_s:g} s.",
+        ) from error
+    return bytes(body)
+
+
+def ingest(
+    engine: Engine, settings: Settings, items: Sequence[Any], caller: Caller
+) -> IngestResult:
+    """Validate every item by itself and store the good ones in one durable transaction."""
+    results: list[ItemResult] = []
+    now = datetime.now(UTC)
+    context = {"max_statement_bytes": settings.facts.max_statement_bytes}
+    with writing(engine) as session:
+        for index, item in enumerate(items):
+            try:
+                fact = FactIn.model_validate(item, context=context)
+            except (ValidationError, RecursionError) as error:
+                problems = item_problems(error)
+                results.append(ItemResult(index=index, outcome="refused", problems=problems))
+                continue
+            outcome = facts.insert_fact(
+                session, fact, source=caller.source, recorded_by=caller.key_id, now=now
+            )
+            results.append(_item_result(index, outcome))
+    counts = [result.outcome for result in results]
+    return IngestResult(
+        stored=counts.count("stored"),
+        duplicates=counts.count("duplicate"),
+        refused=counts.count("refused"),
+        items=results,
+    )
+
+
+def _item_result(index: int, outcome: facts.ItemOutcome) -> ItemResult:
+    if outcome.stored is not Stored.CONFLICT:
+        return ItemResult(
+            index=index,
+            outcome=outcome.stored,
+            id=outcome.id,
+            external_id=outcome.external_id,
+        )
+    detail = (
+        f"This external_id is held by fact {outcome.id} with another body (sha256 "
+        f"{outcome.held_digest}, yours {outcome.digest}). A changed fact needs a key of its own."
+    )
+    problem = ItemProblem(title="conflict", detail=detail, pointer="/external_id")
+    return ItemResult(index=index, outcome="refused", problems=[problem])
+
+
+def item_problems(error: ValidationError | RecursionError) -> list[ItemProblem]:
+    """Every mistake of one item with its place. The values themselves are not repeated."""
+    if isinstance(error, RecursionError):
+        return [ItemProblem(title="invalid", detail="is nested too deeply", pointer="")]
+    return [
+        ItemProblem(
+            title="invalid",
+            detail=_printable(mistake["msg"].removeprefix("Value error, "), 500),
+            pointer="".join(f"/{_printable(part, MAX_KEY_SHOWN)}" for part in mistake["loc"]),
+        )
+        for mistake in error.errors(include_url=False, include_context=False, include_input=False)
+    ]
+
+
+def _printable(part: object, limit: int) -> str:
+    """A name that a client sent, made safe to show: no control characters, no surrogates."""
+    text = str(part)[:limit].encode("ascii", "backslashreplace").decode()
+    return "".join(character if character.isprintable() else "?" for character in text)
+
+
+def problem_response(status: HTTPStatus, detail: str, **more: Any) -> JSONResponse:
+    body = {
+        "type": f"urn:lorewright:problem:{status.phrase.lower().replace(' ', '-')}",
+        "title": status.phrase,
+        "status": int(status),
+        "detail": detail,
+        **more,
+    }
+    headers = {}
+    if status is HTTPStatus.UNAUTHORIZED:
+        headers["WWW-Authenticate"] = "Bearer"
+    if status is HTTPStatus.SERVICE_UNAVAILABLE:
+        headers["Retry-After"] = str(RETRY_AFTER_S)
+    return JSONResponse(body, status_code=status, media_type=PROBLEM_JSON, headers=headers)
+
+
+def _answer_errors(app: FastAPI) -> None:
+    """The one place that maps errors to HTTP."""
+
+    @app.exception_handler(Problem)
+    async def problem(_: Request, error: Problem) -> JSONResponse:
+        return problem_response(error.status, error.detail, **error.more)
+
+    @app.exception_handler(NotAllowed)
+    async def not_allowed(_: Request, error: NotAllowed) -> JSONResponse:
+        status = HTTPStatus.FORBIDDEN if error.known else HTTPStatus.UNAUTHORIZED
+        return problem_response(status, str(error))
+
+    @app.exception_handler(ServiceError)
+    async def service_error(_: Request, error: ServiceError) -> JSONResponse:
+        kinds = [kind for kind in STATUS_OF if isinstance(error, kind)]
+        status = STATUS_OF[kinds[0]] if kinds else HTTPStatus.INTERNAL_SERVER_ERROR
+        return problem_response(status, str(error))
+
+    @app.exception_handler(RequestValidationError)
+    async def bad_request(_: Request, error: RequestValidationError) -> JSONResponse:
+        places = ", ".join(
+            ".".join(_printable(part, MAX_KEY_SHOWN) for part in mistake["loc"])
+            for mistake in error.errors()
+        )
+        return problem_response(HTTPStatus.UNPROCESSABLE_ENTITY, f"Cannot be used: {places}.")
+
+    @app.exception_handler(HTTPException)
+    async def http_error(_: Request, error: HTTPException) -> JSONResponse:
+        status = HTTPStatus(error.status_code)
+        return problem_response(status, f"{status.phrase}.")
+
+    @app.exception_handler(SQLAlchemyError)
+    async def database_error(_: Request, error: SQLAlchemyError) -> JSONResponse:
+        log.error("the database failed: %s", type(error).__name__, exc_info=error)
+        if "full" in str(getattr(error, "orig", "")).lower():
+            return problem_response(
+                HTTPStatus.INSUFFICIENT_STORAGE, "The disk is full; nothing was stored."
+            )
+        return problem_response(
+            HTTPStatus.SERVICE_UNAVAILABLE, "The database is not at hand; send it again later."
+        )
+
+    @app.exception_handler(Exception)
+    async def unexpected(_: Request, error: Exception) -> JSONResponse:
+        log.error("unexpected error", exc_info=error)
+        return problem_response(
+            HTTPStatus.INTERNAL_SERVER_ERROR, "Something went wrong here; the log says what."
+        )

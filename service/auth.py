@@ -1,0 +1,133 @@
+"""API keys: `lw_<id>_<secret>`, of which only an HMAC is stored.
+
+The pepper of the HMAC lies in the state directory, not in the database: neither alone is enough to
+test guesses, and 32 random bytes leave nothing to guess. Checking a key takes microseconds, so
+that a flood of wrong ones costs next to nothing.
+"""
+
+import hashlib
+import hmac
+import os
+import secrets
+from collections.abc import Collection
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+from pathlib import Path
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from service.errors import Conflict, DatabaseNotReady, NotAllowed, NotFound
+from service.models import ApiKey
+
+PEPPER = "pepper"
+PREFIX = "lw"
+
+
+class Scope(StrEnum):
+    """What a key may do. None of them includes another."""
+
+    INGEST = "ingest"
+    READ = "read"
+    ADMIN = "admin"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Caller:
+    """Who called: the key's id and its source."""
+
+    key_id: str
+    source: str
+    scopes: frozenset[Scope]
+
+    def require(self, scope: Scope) -> None:
+        """Raises NotAllowed unless the key has the scope."""
+        if scope not in self.scopes:
+            raise NotAllowed(f"This key lacks the scope {scope}.", known=True)
+
+
+def make_pepper(state_dir: Path) -> None:
+    """Make the pepper, readable by its owner only, unless there is one."""
+    try:
+        descriptor = os.open(state_dir / PEPPER, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    except FileExistsError:
+        return
+    with os.fdopen(descriptor, "wb") as file:
+        file.write(secrets.token_bytes(32))
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def read_pepper(state_dir: Path) -> bytes:
+    """Raises DatabaseNotReady when there is none: then no key can be checked."""
+    try:
+        pepper = (state_dir / PEPPER).read_bytes()
+    except OSError as error:
+        raise DatabaseNotReady(
+            f"The pepper of the API keys, {state_dir / PEPPER}, cannot be read; "
+            "run `lorewright init`."
+        ) from error
+    if len(pepper) < 32:
+        raise DatabaseNotReady(f"The pepper {state_dir / PEPPER} is damaged: it is too short.")
+    return pepper
+
+
+def create_key(
+    session: Session,
+    *,
+    source: str,
+    scopes: Collection[Scope],
+    pepper: bytes,
+    now: datetime,
+    expires_at: datetime | None = None,
+) -> str:
+    """Make a key and return it; it cannot be shown again."""
+    if not scopes:
+        raise Conflict("A key without a scope could do nothing; name at least one.")
+    key_id, secret = secrets.token_hex(6), secrets.token_hex(32)
+    session.add(
+        ApiKey(
+            id=key_id,
+            digest=_digest(secret, pepper),
+            source=source,
+            scopes=sorted(scopes),
+            created_at=now,
+            expires_at=expires_at,
+        )
+    )
+    return f"{PREFIX}_{key_id}_{secret}"
+
+
+def check_key(session: Session, key: str, *, pepper: bytes, now: datetime) -> Caller:
+    """Raises NotAllowed, in the same words whatever is wrong with the key."""
+    prefix, _, rest = key.partition("_")
+    key_id, _, secret = rest.partition("_")
+    row = session.get(ApiKey, key_id) if prefix == PREFIX and key_id.isascii() else None
+    # Compared even for an unknown id, so that the time taken tells nothing.
+    is_right = hmac.compare_digest(row.digest if row else "0" * 64, _digest(secret, pepper))
+    if row is None or not is_right or row.revoked_at is not None:
+        raise NotAllowed("The API key is unknown or revoked.")
+    if row.expires_at is not None and row.expires_at <= now:
+        raise NotAllowed("The API key is unknown or revoked.")
+    return Caller(
+        key_id=row.id, source=row.source, scopes=frozenset(Scope(scope) for scope in row.scopes)
+    )
+
+
+def revoke_key(session: Session, key_id: str, *, now: datetime) -> None:
+    """Raises NotFound for an unknown key, Conflict for one that was revoked before."""
+    row = session.get(ApiKey, key_id)
+    if row is None:
+        raise NotFound(f"There is no key {key_id}.")
+    if row.revoked_at is not None:
+        raise Conflict(f"Key {key_id} was already revoked at {row.revoked_at.isoformat()}.")
+    row.revoked_at = now
+
+
+def list_keys(session: Session) -> list[ApiKey]:
+    return list(session.scalars(select(ApiKey).order_by(ApiKey.created_at)))
+
+
+def _digest(secret: str, pepper: bytes) -> str:
+    return hmac.new(pepper, secret.encode("utf-8", "surrogatepass"), hashlib.sha256).hexdigest()

@@ -1,0 +1,172 @@
+"""Batches: the waiting facts claimed for one adapter, and freed when no verdict comes."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+
+from sqlalchemy import func, select
+from sqlalchemy.orm import Session
+
+from adapters.types import Direction, Fact, GivenProbe
+from service.facts import is_pending
+from service.leases import Hold
+from service.models import (
+    Batch,
+    FactRow,
+    Membership,
+    MembershipOutcome,
+    Refresh,
+    RefreshOutcome,
+)
+
+#: A refresh that ended so counts against its facts; being overtaken or stopped is not their fault.
+COUNTED = (RefreshOutcome.FAILED, RefreshOutcome.ABANDONED)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClaimedBatch:
+    """A refresh that has begun, and the facts it is to learn."""
+
+    refresh_id: int
+    batch_id: int
+    facts: tuple[Fact, ...]
+
+
+def count_pending(session: Session) -> int:
+    return session.scalar(select(func.count()).select_from(FactRow).where(is_pending())) or 0
+
+
+def claim_batch(
+    session: Session, *, hold: Hold, trained_on: int, at_least: int, at_most: int, now: datetime
+) -> ClaimedBatch | None:
+    """The oldest pending facts as one new batch, or None while too few are waiting.
+
+    The caller guards the transaction with its lease, so no two claim the same facts.
+    """
+    rows = session.scalars(
+        select(FactRow).where(is_pending()).order_by(FactRow.id).limit(at_most)
+    ).all()
+    if len(rows) < at_least:
+        return None
+    refresh = Refresh(
+        started_at=now,
+        lease_token=hold.token,
+        trained_on=trained_on,
+        phase="claimed",
+        step=0,
+        steps=0,
+        timings={},
+    )
+    session.add(refresh)
+    session.flush()
+    batch = Batch(refresh_id=refresh.id, created_at=now)
+    session.add(batch)
+    session.flush()
+    session.add_all(Membership(batch_id=batch.id, fact_id=row.id) for row in rows)
+    return ClaimedBatch(
+        refresh_id=refresh.id, batch_id=batch.id, facts=tuple(fact_of(row) for row in rows)
+    )
+
+
+def fact_of(row: FactRow) -> Fact:
+    """A stored fact as the learning side sees it."""
+    return Fact(
+        key=str(row.id),
+        statement=row.statement,
+        subject=row.subject,
+        relation=row.relation,
+        object=row.object,
+        probes=tuple(
+            GivenProbe(
+                direction=Direction(probe["direction"]),
+                question=probe["question"],
+                answers=tuple(probe["answers"]),
+            )
+            for probe in row.probes
+        ),
+    )
+
+
+def decide_memberships(
+    session: Session,
+    refresh_id: int,
+    outcomes: Mapping[int, MembershipOutcome],
+    *,
+    default: MembershipOutcome,
+    reason: str | None,
+    now: datetime,
+) -> None:
+    """Give every membership of the refresh's batch that is still in work its outcome."""
+    for membership in in_work(session, refresh_id):
+        membership.outcome = outcomes.get(membership.fact_id, default)
+        membership.reason = reason
+        membership.decided_at = now
+
+
+def end_without_verdict(
+    session: Session,
+    refresh_id: int,
+    *,
+    outcome: RefreshOutcome,
+    reason: str,
+    attempts: int,
+    now: datetime,
+) -> None:
+    """End a refresh that has no verdict: its facts wait again, or are set aside.
+
+    A fact that saw `attempts` refreshes fail is rejected with the reason, so that a poisonous one
+    does not block the queue for ever.
+    """
+    refresh = session.get_one(Refresh, refresh_id)
+    refresh.outcome, refresh.reason, refresh.ended_at = outcome, reason, now
+    session.flush()
+    failures = _failures(session, refresh_id) if outcome in COUNTED else {}
+    tired = {fact_id for fact_id, failed in failures.items() if failed >= attempts}
+    for membership in in_work(session, refresh_id):
+        is_tired = membership.fact_id in tired
+        membership.outcome = MembershipOutcome.REJECTED if is_tired else MembershipOutcome.FREED
+        membership.reason = f"{attempts} refreshes failed, the last: {reason}" if is_tired else None
+        membership.decided_at = now
+
+
+def in_work(session: Session, refresh_id: int) -> list[Membership]:
+    return list(
+        session.scalars(
+            select(Membership)
+            .join(Batch, Batch.id == Membership.batch_id)
+            .where(Batch.refresh_id == refresh_id, Membership.outcome.is_(None))
+        )
+    )
+
+
+def _failures(session: Session, refresh_id: int) -> dict[int, int]:
+    """How many refreshes failed on each fact of this batch, this one included."""
+    mine = select(Membership.fact_id).join(Batch).where(Batch.refresh_id == refresh_id)
+    counted = (
+        select(Membership.fact_id, func.count())
+        .join(Batch, Batch.id == Membership.batch_id)
+        .join(Refresh, Refresh.id == Batch.refresh_id)
+        .where(Membership.fact_id.in_(mine), Refresh.outcome.in_(COUNTED))
+        .group_by(Membership.fact_id)
+    )
+    return dict(session.execute(counted).tuples().all())
+
+
+def recover_abandoned(session: Session, *, attempts: int, now: datetime) -> list[int]:
+    """End the refreshes whose process is gone. The caller holds the lease, so none is running."""
+    gone = session.scalars(select(Refresh.id).where(Refresh.outcome.is_(None))).all()
+    for refresh_id in gone:
+        end_without_verdict(
+            session,
+            refresh_id,
+            outcome=RefreshOutcome.ABANDONED,
+            reason="The process ended without a word (killed, out of memory, or the power failed).",
+            attempts=attempts,
+            now=now,
+        )
+    return list(gone)
+
+
+def has_unfinished(session: Session) -> bool:
+    """Whether a refresh is recorded as running. With no lease held, its process is gone."""
+    return session.scalar(select(Refresh.id).where(Refresh.outcome.is_(None)).limit(1)) is not None

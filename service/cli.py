@@ -1,0 +1,506 @@
+"""The `lorewright` command: the only place that prints.
+
+What loads a model is imported inside the command that needs it, so that `serve` never imports
+torch. Exit codes: 0 done, 1 refused or failed (one sentence on stderr says why), 2 wrong usage or
+settings, 3 a refresh that ended without a promotion, 130 stopped by a signal.
+"""
+
+import getpass
+import json
+import logging
+import signal
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, is_dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from types import FrameType
+from typing import Annotated, Any
+
+import typer
+from pydantic import BaseModel
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from sqlalchemy import Engine
+from sqlalchemy.exc import SQLAlchemyError
+
+from adapters.errors import AdapterError
+from service import auth, facts, views
+from service.auth import Scope
+from service.db import check_at_head, make_engine, reading, upgrade, writing
+from service.errors import ServiceError, SettingsError, Stopped
+from service.settings import CONFIG_VARIABLE, DEFAULT_CONFIG, Settings, load_settings
+
+NOT_PROMOTED = 3
+STOPPED = 130
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Keeps a language model's knowledge current, and takes any of it back.",
+)
+groups = {
+    name: typer.Typer(no_args_is_help=True, help=about)
+    for name, about in {
+        "facts": "What was pushed, and what became of it.",
+        "refreshes": "Trainings and their verdicts.",
+        "adapters": "The LoRA weights of each batch.",
+        "releases": "Recipes that passed the gate; one of them is the head.",
+        "keys": "API keys.",
+        "db": "The database's schema.",
+    }.items()
+}
+for name, group in groups.items():
+    app.add_typer(group, name=name)
+
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
+Limit = Annotated[int, typer.Option(min=1, max=views.MAX_PAGE)]
+Reason = Annotated[str, typer.Option(help="Why; it is kept in the head's history.")]
+out, err = Console(), Console(stderr=True)
+
+
+class _Context:
+    """What every command needs, made when it is needed."""
+
+    def __init__(self, config: Path) -> None:
+        self.config = config
+
+    @property
+    def settings(self) -> Settings:
+        return load_settings(self.config)
+
+    def engine(self) -> Engine:
+        engine = make_engine(self.settings.url)
+        check_at_head(engine)
+        return engine
+
+
+context = _Context(DEFAULT_CONFIG)
+
+
+@app.callback()
+def choose_settings(
+    config: Annotated[
+        Path, typer.Option(envvar=CONFIG_VARIABLE, help="The settings file.")
+    ] = DEFAULT_CONFIG,
+    verbose: Annotated[bool, typer.Option("--verbose", help="Log what is done.")] = False,
+) -> None:
+    context.config = config
+    logging.basicConfig(
+        level=logging.INFO if verbose else logging.WARNING,
+        format="%(asctime)s %(levelname)s %(name)s %(message)s",
+    )
+
+
+def main() -> None:
+    """Run the command; an error that was foreseen is one sentence and an exit code."""
+    try:
+        app()
+    except Stopped as error:
+        _fail(str(error), STOPPED)
+    except SettingsError as error:
+        _fail(str(error), 2)
+    except (ServiceError, AdapterError) as error:
+        _fail(str(error), 1)
+    except SQLAlchemyError as error:
+        _fail(f"The database failed: {getattr(error, 'orig', None) or error}", 1)
+
+
+def _fail(sentence: str, code: int) -> None:
+    err.print(sentence, style="red", markup=False, highlight=False, soft_wrap=True)
+    sys.exit(code)
+
+
+def _show(value: Any, as_json: bool, render: Callable[[], Sequence[Any]]) -> None:
+    """The value as JSON, or what `render` makes of it."""
+    if as_json:
+        print(json.dumps(_plain(value), ensure_ascii=False, default=str))
+        return
+    for part in render():
+        out.print(part)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, BaseModel):
+        return value.model_dump(mode="json")
+    return asdict(value) if is_dataclass(value) and not isinstance(value, type) else value
+
+
+# --- the daemon and its state ---------------------------------------------------------------------
+
+
+@app.command()
+def init(as_json: Json = False) -> None:
+    """Create the database, convert the base model, make the first release. Safe to repeat."""
+    from service.initialise import initialise
+
+    done = initialise(context.settings)
+    made = "converted" if done.was_converted else "there already, verified"
+    _show(
+        done,
+        as_json,
+        lambda: [f"{done.base}: {made}.", f"The head is release {done.head_release}."],
+    )
+
+
+@app.command()
+def serve() -> None:
+    """Run the daemon: API and clock, until SIGTERM."""
+    from service.daemon import serve as serve_forever
+
+    logging.getLogger().setLevel(logging.INFO)
+    serve_forever(context.settings, config=context.config)
+
+
+@groups["db"].command("upgrade")
+def db_upgrade() -> None:
+    """Create the database or bring it to the newest schema."""
+    upgrade(context.settings.url)
+    out.print("The database is at the newest schema.")
+
+
+@groups["db"].command("check")
+def db_check() -> None:
+    """Is the database at the schema that this version needs?"""
+    context.engine()
+    out.print("The database is at the newest schema.")
+
+
+# --- learning, asking, going back -----------------------------------------------------------------
+
+
+@app.command()
+def refresh(
+    at_least: Annotated[
+        int | None, typer.Option(min=1, help="Facts that must wait; default: the settings'.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Learn the waiting facts now: train, examine, judge, and promote what passes."""
+    from service.models import RefreshOutcome
+    from service.refresh import run_refresh
+
+    settings = context.settings
+    with _stoppable(), _bar() as report:
+        end = run_refresh(
+            settings,
+            context.engine(),
+            at_least=settings.schedule.at_least if at_least is None else at_least,
+            report=report,
+        )
+    if end is None:
+        _show({"outcome": None}, as_json, lambda: ["Too few facts are waiting."])
+        return
+    with reading(context.engine()) as session:
+        record = views.show_refresh(session, end.refresh_id)
+
+    def tables() -> Sequence[Any]:
+        from service.tables import refresh_tables
+
+        return refresh_tables(record)
+
+    _show(record, as_json, tables)
+    if end.outcome is not RefreshOutcome.PROMOTED:
+        raise typer.Exit(NOT_PROMOTED)
+
+
+@app.command()
+def ask(
+    questions: Annotated[list[str], typer.Argument(help="One or several questions.")],
+    release: Annotated[int | None, typer.Option(help="Ask this release, not the head.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Ask the head, or a release, and beside it the base."""
+    from service.asking import ask_release
+
+    replies = ask_release(context.settings, context.engine(), questions, release_id=release)
+
+    def tables() -> Sequence[Any]:
+        from rich.table import Table
+
+        from service.tables import cell
+
+        name = f"release {replies.release_id}" + (" (head)" if replies.is_head else "")
+        table = Table("question", name, "base", show_lines=True)
+        for reply in replies.answers:
+            table.add_row(*(cell(text, limit=500) for text in asdict(reply).values()))
+        return [table]
+
+    _show(replies, as_json, tables)
+
+
+@app.command()
+def rollback(
+    adapter: Annotated[int | None, typer.Argument(help="The adapter to take out.")] = None,
+    to: Annotated[int | None, typer.Option("--to", help="Or: the release to go back to.")] = None,
+    reason: Reason = "no reason given",
+    as_json: Json = False,
+) -> None:
+    """Take an adapter out of the head, or point the head at another release."""
+    from service.rollback import go_back, take_out
+
+    if (adapter is None) == (to is None):
+        raise SettingsError("Name either an adapter or, with --to, a release.")
+    by = getpass.getuser()
+    settings, engine = context.settings, context.engine()
+    if adapter is not None:
+        done = take_out(settings, engine, adapter, by=by, reason=reason)
+    else:
+        done = go_back(settings, engine, int(to or 0), by=by, reason=reason)
+
+    def lines() -> Iterator[str]:
+        gone = ", ".join(map(str, done.taken_out)) or "none"
+        yield f"The head moved from release {done.from_release} to {done.to_release}."
+        yield f"Adapters taken out: {gone}."
+        if done.trained_on_them:
+            later = ", ".join(map(str, done.trained_on_them))
+            yield f"Trained while it was in, and still in the head: {later}."
+
+    _show(done, as_json, lambda: list(lines()))
+
+
+@app.command()
+def demo(
+    seed: Annotated[int, typer.Option(help="What facts are invented.")] = 1,
+    count: Annotated[int, typer.Option("--facts", min=8, help="How many.")] = 8,
+    as_json: Json = False,
+) -> None:
+    """Watch the base learn invented facts, pass the gate, and forget them after a rollback."""
+    from service.demo import run_demo
+    from service.tables import demo_tables
+
+    def say(line: str) -> None:
+        err.print(line, style="bold", highlight=False, soft_wrap=True)
+
+    with _stoppable(), _bar() as report:
+        result = run_demo(
+            context.settings,
+            context.config,
+            seed=seed,
+            count=count,
+            say=say,
+            watch=lambda record: report(_progress_of(record)),
+        )
+    summary = (
+        f"Seed {result.seed}: forward {result.forward:.2f}, backward {result.backward:.2f} "
+        f"(before: {result.known_before:.2f}), {result.seconds:.0f} s in all."
+    )
+    _show(result, as_json, lambda: [*demo_tables(result), summary])
+    for failure in result.failures:
+        err.print(failure, style="red", markup=False, soft_wrap=True)
+    if result.failures:
+        raise typer.Exit(1)
+
+
+def _progress_of(record: dict[str, Any]) -> Any:
+    from service.progress import Progress as RefreshProgress
+
+    loss = record["losses"][-1]["loss"] if record["losses"] else None
+    return RefreshProgress(
+        phase=record["phase"],
+        step=record["step"],
+        steps=record["steps"],
+        loss=loss if record["phase"] == "training" else None,
+    )
+
+
+@contextmanager
+def _stoppable() -> Iterator[None]:
+    """SIGTERM and SIGINT become an error that unwinds, so that the refresh is ended properly."""
+
+    def stop(number: int, _: FrameType | None) -> None:
+        raise Stopped(f"Stopped by {signal.Signals(number).name}.")
+
+    before = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextmanager
+def _bar() -> Iterator[Callable[[Any], None]]:
+    """A progress bar with loss and time left on a terminal, plain lines elsewhere."""
+    if not err.is_terminal:
+        yield _plain_lines()
+        return
+    columns = (
+        TextColumn("{task.description:12}"),
+        BarColumn(),
+        TextColumn("{task.completed:.0f}/{task.total:.0f} {task.fields[loss]}"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=err, transient=True) as bar:
+        tasks: dict[str, TaskID] = {}
+
+        def report(progress: Any) -> None:
+            if progress.steps == 0:
+                return
+            if progress.phase not in tasks:
+                tasks[progress.phase] = bar.add_task(progress.phase, total=0, loss="")
+            loss = "" if progress.loss is None else f"loss {progress.loss:.3f}"
+            bar.update(
+                tasks[progress.phase], completed=progress.step, total=progress.steps, loss=loss
+            )
+
+        yield report
+
+
+def _plain_lines() -> Callable[[Any], None]:
+    """About ten lines a phase, on stderr."""
+    last: list[tuple[str, int]] = []
+
+    def report(progress: Any) -> None:
+        tenth = 10 * progress.step // progress.steps if progress.steps else 0
+        if last and last[-1] == (progress.phase, tenth):
+            return
+        last.append((progress.phase, tenth))
+        loss = "" if progress.loss is None else f", loss {progress.loss:.3f}"
+        print(f"{progress.phase} {progress.step}/{progress.steps}{loss}", file=sys.stderr)
+
+    return report
+
+
+# --- reading --------------------------------------------------------------------------------------
+
+
+def _list_and_show(
+    name: str,
+    *,
+    columns: Sequence[str],
+    many: Callable[..., Any],
+    one: Callable[..., Any],
+    tables: Callable[[Any], Sequence[Any]] | None = None,
+) -> None:
+    """The `list` and `show` commands of one kind of thing."""
+
+    def list_command(limit: Limit = 50, before: int | None = None, as_json: Json = False) -> None:
+        with reading(context.engine()) as session:
+            page = many(session, before=before, limit=limit)
+
+        def render() -> Sequence[Any]:
+            from service.tables import table_of
+
+            return [table_of(page.items, columns, title=name)]
+
+        _show(page, as_json, render)
+
+    def show_command(
+        id_: Annotated[int, typer.Argument(metavar="ID")], as_json: Json = False
+    ) -> None:
+        with reading(context.engine()) as session:
+            view = one(session, id_)
+
+        def render() -> Sequence[Any]:
+            from service.tables import details_of
+
+            return tables(view) if tables else [details_of(view)]
+
+        _show(view, as_json, render)
+
+    groups[name].command("list", help=f"The newest {name}.")(list_command)
+    groups[name].command("show", help=f"All that is recorded about one of the {name}.")(
+        show_command
+    )
+
+
+def _fact_tables(view: Any) -> Sequence[Any]:
+    from service.tables import fact_tables
+
+    return fact_tables(view)
+
+
+def _refresh_tables(view: Any) -> Sequence[Any]:
+    from service.tables import refresh_tables
+
+    return refresh_tables(view)
+
+
+_list_and_show(
+    "facts",
+    columns=("id", "state", "source", "external_id", "statement", "recorded_at"),
+    many=views.list_facts,
+    one=views.show_fact,
+    tables=_fact_tables,
+)
+_list_and_show(
+    "refreshes",
+    columns=("id", "started_at", "outcome", "facts", "adapter_id", "phase", "reason"),
+    many=views.list_refreshes,
+    one=views.show_refresh,
+    tables=_refresh_tables,
+)
+_list_and_show(
+    "adapters",
+    columns=("id", "refresh_id", "outcome", "in_head", "facts", "trained_on", "created_at"),
+    many=views.list_adapters,
+    one=views.show_adapter,
+)
+_list_and_show(
+    "releases",
+    columns=("id", "is_head", "adapters", "created_at"),
+    many=views.list_releases,
+    one=views.show_release,
+)
+
+
+@groups["facts"].command("retract")
+def facts_retract(fact: Annotated[int, typer.Argument(help="The fact's id.")]) -> None:
+    """Withdraw a fact. What an adapter learned of it stays until that adapter is taken out."""
+    with writing(context.engine()) as session:
+        facts.retract(session, fact, now=datetime.now(UTC))
+    out.print(f"Fact {fact} is retracted.")
+
+
+# --- keys -----------------------------------------------------------------------------------------
+
+
+@groups["keys"].command("create")
+def keys_create(
+    source: Annotated[str, typer.Argument(help="Who will send with it, such as a team's name.")],
+    scope: Annotated[list[Scope], typer.Option(help="Give it several times for several.")],
+    days: Annotated[int | None, typer.Option(min=1, help="How long it is good.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Make an API key and print it. It cannot be shown again."""
+    now = datetime.now(UTC)
+    with writing(context.engine()) as session:
+        key = auth.create_key(
+            session,
+            source=source,
+            scopes=set(scope),
+            pepper=auth.read_pepper(context.settings.state_dir),
+            now=now,
+            expires_at=None if days is None else now + timedelta(days=days),
+        )
+    _show({"key": key, "source": source}, as_json, lambda: [key])
+
+
+@groups["keys"].command("list")
+def keys_list(as_json: Json = False) -> None:
+    """All keys, without their secrets."""
+    with reading(context.engine()) as session:
+        keys = [views.KeyView.model_validate(key) for key in auth.list_keys(session)]
+
+    def render() -> Sequence[Any]:
+        from service.tables import table_of
+
+        columns = ("id", "source", "scopes", "created_at", "expires_at", "revoked_at")
+        return [table_of(keys, columns, title="keys")]
+
+    _show([_plain(key) for key in keys], as_json, render)
+
+
+@groups["keys"].command("revoke")
+def keys_revoke(key: Annotated[str, typer.Argument(help="The key's id.")]) -> None:
+    """Make a key useless at once."""
+    with writing(context.engine()) as session:
+        auth.revoke_key(session, key, now=datetime.now(UTC))
+    out.print(f"Key {key} is revoked.")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,115 @@
+"""The database: SQLite by default, PostgreSQL where one machine is outgrown.
+
+SQLite runs with a write-ahead log, full durability and foreign keys; a write transaction takes its
+lock at the start (BEGIN IMMEDIATE), so two writers wait for each other instead of failing late.
+"""
+
+import importlib
+import logging
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from alembic import command
+from alembic.config import Config
+from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from sqlalchemy import Connection, Engine, create_engine, event, make_url
+from sqlalchemy.orm import Session
+
+from service.errors import DatabaseNotReady
+
+ROOT = Path(__file__).parent.parent
+BUSY_TIMEOUT_MS = 15_000
+#: The first SQLite whose write-ahead log survives several processes writing at once.
+FIRST_SAFE_SQLITE = (3, 51, 3)
+
+log = logging.getLogger(__name__)
+
+
+def make_engine(url: str) -> Engine:
+    """An engine with this project's settings for the database that the URL names."""
+    if make_url(url).get_backend_name() != "sqlite":
+        return create_engine(url, pool_pre_ping=True)
+    engine = create_engine(url, module=sqlite_driver())
+    event.listen(engine, "connect", _prepare_sqlite)
+    event.listen(engine, "begin", _begin_sqlite)
+    return engine
+
+
+def sqlite_driver() -> ModuleType:
+    """The newest SQLite at hand: pysqlite3 bundles one, the standard library has the system's."""
+    try:
+        driver = importlib.import_module("pysqlite3.dbapi2")
+    except ImportError:
+        driver = sqlite3
+    if driver.sqlite_version_info < FIRST_SAFE_SQLITE:
+        log.warning(
+            "SQLite %s can corrupt its write-ahead log when several processes write; "
+            "%s or newer is wanted (pip install pysqlite3).",
+            driver.sqlite_version,
+            ".".join(map(str, FIRST_SAFE_SQLITE)),
+        )
+    return driver
+
+
+def _prepare_sqlite(connection: Any, _: object) -> None:
+    connection.isolation_level = None  # transactions are begun below, not by the driver
+    for pragma in (
+        "journal_mode=WAL",
+        "synchronous=FULL",
+        "foreign_keys=ON",
+        f"busy_timeout={BUSY_TIMEOUT_MS}",
+    ):
+        connection.execute(f"PRAGMA {pragma}")
+
+
+def _begin_sqlite(connection: Connection) -> None:
+    is_reading = connection.get_execution_options().get("reading", False)
+    connection.exec_driver_sql("BEGIN" if is_reading else "BEGIN IMMEDIATE")
+
+
+@contextmanager
+def writing(engine: Engine) -> Iterator[Session]:
+    """One write transaction: committed when the block ends well, aborted otherwise."""
+    with Session(engine, expire_on_commit=False) as session, session.begin():
+        yield session
+
+
+@contextmanager
+def reading(engine: Engine) -> Iterator[Session]:
+    """One consistent view of the database, without a write lock."""
+    with Session(engine.execution_options(reading=True)) as session:
+        yield session
+
+
+def alembic_config(url: str) -> Config:
+    config = Config(toml_file=ROOT / "pyproject.toml")
+    config.attributes["url"] = url
+    return config
+
+
+def upgrade(url: str) -> None:
+    """Create the database or bring it to the newest schema (`alembic upgrade head`)."""
+    database = make_url(url).database
+    if make_url(url).get_backend_name() == "sqlite" and database:
+        Path(database).parent.mkdir(parents=True, exist_ok=True)
+    command.upgrade(alembic_config(url), "head")
+
+
+def check_at_head(engine: Engine) -> None:
+    """Raises DatabaseNotReady when the schema is not the one that this version needs."""
+    url = engine.url
+    if url.get_backend_name() == "sqlite" and not Path(str(url.database)).exists():
+        raise DatabaseNotReady(f"There is no database at {url.database}; run `lorewright init`.")
+    wanted = ScriptDirectory.from_config(alembic_config("")).get_current_head()
+    with engine.connect() as connection:
+        found = MigrationContext.configure(connection).get_current_revision()
+    if found != wanted:
+        raise DatabaseNotReady(
+            f"The database is at schema {found or 'none'}, this version needs {wanted}; "
+            "run `lorewright db upgrade`."
+        )

@@ -1,0 +1,61 @@
+"""Make the state directory ready: database, pepper, base model, first release."""
+
+import os
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from adapters.backbones import convert_base, verify_base
+from adapters.store import MANIFEST, read_manifest
+from service import auth, lineage
+from service.db import make_engine, upgrade, writing
+from service.errors import Conflict
+from service.places import Places
+from service.settings import Settings
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Initialised:
+    base: str
+    base_digest: str
+    head_release: int
+    was_converted: bool  #: the base was not there yet
+
+
+def initialise(settings: Settings) -> Initialised:
+    """Do what is still to be done; a second call changes nothing.
+
+    Raises ModelSourceError when the base cannot be had or is damaged, Conflict when the state
+    directory already belongs to another base.
+    """
+    settings.state_dir.mkdir(parents=True, exist_ok=True)
+    upgrade(settings.url)
+    auth.make_pepper(settings.state_dir)
+    folder = Places(settings.state_dir).base
+    was_converted = not (folder / MANIFEST).exists()
+    if was_converted:
+        digest = convert_base(settings.base, folder)
+    else:
+        manifest = read_manifest(folder)
+        digest, name = str(manifest["digest"]), manifest["about"].get("name")
+        if name != settings.base.name:
+            raise Conflict(
+                f"{settings.state_dir} holds the base {name!r}, the settings name "
+                f"{settings.base.name!r}; give every base a state_dir of its own."
+            )
+        verify_base(folder, digest)
+    with writing(make_engine(settings.url)) as session:
+        release = lineage.make_first_release(
+            session, base_digest=digest, by=os.environ.get("USER", "init"), now=datetime.now(UTC)
+        )
+        recorded = lineage.recipe_of(session, release).base_digest
+    if recorded != digest:
+        raise Conflict(
+            f"The releases in the database stand on base {recorded[:12]}…, the base in {folder} "
+            f"is {digest[:12]}…; put that one back, or start with an empty state_dir."
+        )
+    return Initialised(
+        base=settings.base.name,
+        base_digest=digest,
+        head_release=release,
+        was_converted=was_converted,
+    )

@@ -1,0 +1,75 @@
+"""Who may refresh: a lease with a fencing token.
+
+Every new owner gets a higher token, and every write that matters is guarded by it. A process that
+was stopped past its lease, and wakes up after a successor began, can write nothing more.
+"""
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from sqlalchemy import CursorResult, select, update
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.orm import Session
+
+from service.errors import LeaseHeld, LeaseLost
+from service.models import Lease
+
+REFRESH = "refresh"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Hold:
+    """One ownership of one lease."""
+
+    name: str
+    owner: str
+    token: int
+
+
+def acquire(session: Session, name: str, *, owner: str, now: datetime, lease_s: float) -> Hold:
+    """Take a lease that is free or expired. Raises LeaseHeld that says by whom and how long."""
+    lease = session.scalar(select(Lease).where(Lease.name == name).with_for_update())
+    if lease is None:
+        lease = Lease(name=name, owner=owner, token=0, expires_at=now)
+        session.add(lease)
+    elif lease.expires_at > now:
+        raise LeaseHeld(
+            f"{lease.owner} holds the lease of the {name} until "
+            f"{lease.expires_at.isoformat(timespec='seconds')}; only one runs at a time."
+        )
+    lease.owner, lease.token = owner, lease.token + 1
+    lease.expires_at = now + timedelta(seconds=lease_s)
+    try:
+        session.flush()
+    except IntegrityError as error:  # another process made the row in the same moment
+        raise LeaseHeld(f"The lease of the {name} was taken in this moment.") from error
+    return Hold(name=name, owner=owner, token=lease.token)
+
+
+def renew(session: Session, hold: Hold, *, now: datetime, lease_s: float) -> None:
+    """Prolong the lease and guard the transaction that this stands in. Raises LeaseLost."""
+    _set_expiry(session, hold, now + timedelta(seconds=lease_s))
+
+
+def release(session: Session, hold: Hold, *, now: datetime) -> None:
+    """Give the lease back and guard the transaction that this stands in. Raises LeaseLost."""
+    _set_expiry(session, hold, now)
+
+
+def is_held(session: Session, name: str, *, now: datetime) -> bool:
+    lease = session.get(Lease, name)
+    return lease is not None and lease.expires_at > now
+
+
+def _set_expiry(session: Session, hold: Hold, expires_at: datetime) -> None:
+    # One conditional UPDATE both checks the token and locks the row until the commit.
+    done: CursorResult[tuple[()]] = session.execute(  # type: ignore[assignment]
+        update(Lease)
+        .where(Lease.name == hold.name, Lease.token == hold.token)
+        .values(expires_at=expires_at)
+    )
+    if done.rowcount != 1:
+        raise LeaseLost(
+            f"{hold.owner} lost the lease of the {hold.name} (token {hold.token}) to a successor; "
+            "nothing of this pass was published."
+        )

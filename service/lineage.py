@@ -1,0 +1,314 @@
+"""The only writer of releases and of the head.
+
+A release is a recipe, known by its digest: the same base and adapters in the same order are the
+same release, however one came there. The head's history is append-only.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import select
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.orm import Session
+
+from adapters.store import canonical_digest
+from adapters.types import Verdict
+from service import batches, leases
+from service.errors import Conflict, DatabaseNotReady, HeadMoved, NotFound
+from service.leases import Hold
+from service.models import (
+    Adapter,
+    HeadAction,
+    HeadMove,
+    MembershipOutcome,
+    Refresh,
+    RefreshOutcome,
+    Release,
+    ReleaseAdapter,
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recipe:
+    """What a release is made of."""
+
+    base_digest: str
+    adapter_ids: tuple[int, ...]
+    adapter_digests: tuple[str, ...]
+
+    @property
+    def digest(self) -> str:
+        return canonical_digest([self.base_digest, *self.adapter_digests])
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Head:
+    """A release, and the number of the move that made it the head."""
+
+    seq: int
+    release_id: int
+    recipe: Recipe
+    snapshot_digest: str
+
+
+def read_head(session: Session) -> Head:
+    """The release that is served now. Raises DatabaseNotReady before the first one exists."""
+    move = session.scalar(select(HeadMove).order_by(HeadMove.seq.desc()).limit(1))
+    if move is None:
+        raise DatabaseNotReady("There is no release yet; run `lorewright init`.")
+    release = session.get_one(Release, move.release_id)
+    return Head(
+        seq=move.seq,
+        release_id=release.id,
+        recipe=recipe_of(session, release.id),
+        snapshot_digest=release.snapshot_digest,
+    )
+
+
+def recipe_of(session: Session, release_id: int) -> Recipe:
+    """Raises NotFound for an unknown release."""
+    release = session.get(Release, release_id)
+    if release is None:
+        raise NotFound(f"There is no release {release_id}.")
+    adapters = session.scalars(
+        select(Adapter)
+        .join(ReleaseAdapter, ReleaseAdapter.adapter_id == Adapter.id)
+        .where(ReleaseAdapter.release_id == release_id)
+        .order_by(ReleaseAdapter.position)
+    ).all()
+    return _recipe(release.base_digest, adapters)
+
+
+def _recipe(base_digest: str, adapters: Sequence[Adapter]) -> Recipe:
+    return Recipe(
+        base_digest=base_digest,
+        adapter_ids=tuple(adapter.id for adapter in adapters),
+        adapter_digests=tuple(adapter.digest for adapter in adapters),
+    )
+
+
+def recipe_without(session: Session, adapter_id: int) -> Recipe:
+    """The head's recipe without one adapter.
+
+    Raises NotFound for an unknown adapter, Conflict for one that is not in the head.
+    """
+    if session.get(Adapter, adapter_id) is None:
+        raise NotFound(f"There is no adapter {adapter_id}.")
+    head = read_head(session)
+    if adapter_id not in head.recipe.adapter_ids:
+        was_in = session.scalar(
+            select(ReleaseAdapter.release_id)
+            .where(ReleaseAdapter.adapter_id == adapter_id)
+            .limit(1)
+        )
+        why = "it was taken out before" if was_in else "the gate never let it in"
+        raise Conflict(
+            f"Adapter {adapter_id} is not in the head (release {head.release_id}): {why}."
+        )
+    left = [kept for kept in head.recipe.adapter_ids if kept != adapter_id]
+    return _recipe(head.recipe.base_digest, [session.get_one(Adapter, kept) for kept in left])
+
+
+def release_with(
+    session: Session, recipe: Recipe, *, snapshot_digest: str, now: datetime
+) -> Release:
+    """The release of a recipe: the one that is there, or a new one.
+
+    Raises Conflict when it is there with another snapshot: a rebuild must be bit-identical.
+    """
+    known = session.scalar(select(Release).where(Release.recipe_digest == recipe.digest))
+    if known is not None:
+        if known.snapshot_digest != snapshot_digest:
+            raise Conflict(
+                f"Release {known.id} was composed as {known.snapshot_digest[:12]}… and now comes "
+                f"out as {snapshot_digest[:12]}…: the environment or an artefact changed."
+            )
+        return known
+    release = Release(
+        recipe_digest=recipe.digest,
+        base_digest=recipe.base_digest,
+        snapshot_digest=snapshot_digest,
+        created_at=now,
+    )
+    session.add(release)
+    session.flush()
+    session.add_all(
+        ReleaseAdapter(release_id=release.id, position=position, adapter_id=adapter_id)
+        for position, adapter_id in enumerate(recipe.adapter_ids)
+    )
+    return release
+
+
+def make_first_release(session: Session, *, base_digest: str, by: str, now: datetime) -> int:
+    """The base as it is becomes release and head, unless there is a head already."""
+    if session.scalar(select(HeadMove.seq).limit(1)) is not None:
+        return read_head(session).release_id
+    recipe = Recipe(base_digest=base_digest, adapter_ids=(), adapter_digests=())
+    release = release_with(session, recipe, snapshot_digest=base_digest, now=now)
+    move_head(
+        session,
+        release.id,
+        expected_seq=0,
+        action=HeadAction.INIT,
+        by=by,
+        reason="the base as published",
+        now=now,
+    )
+    return release.id
+
+
+def move_head(
+    session: Session,
+    release_id: int,
+    *,
+    expected_seq: int,
+    action: HeadAction,
+    by: str,
+    reason: str,
+    now: datetime,
+    refresh_id: int | None = None,
+) -> int:
+    """Append one move to the head's history and return its number.
+
+    Raises HeadMoved when the head is no longer the one that the caller saw.
+    """
+    newest = session.scalar(select(HeadMove.seq).order_by(HeadMove.seq.desc()).limit(1)) or 0
+    moved = f"The head moved from {expected_seq} meanwhile; look at it again and decide anew."
+    if newest != expected_seq:
+        raise HeadMoved(moved)
+    session.add(
+        HeadMove(
+            seq=expected_seq + 1,
+            release_id=release_id,
+            action=action,
+            by=by,
+            reason=reason,
+            moved_at=now,
+            refresh_id=refresh_id,
+        )
+    )
+    try:
+        session.flush()
+    except IntegrityError as error:
+        raise HeadMoved(moved) from error
+    return expected_seq + 1
+
+
+def record_adapter(
+    session: Session,
+    *,
+    refresh_id: int,
+    batch_id: int,
+    trained_on: int,
+    digest: str,
+    base_digest: str,
+    about: dict[str, Any],
+    now: datetime,
+) -> int:
+    """Write down a candidate; what becomes of it is for the refresh's outcome to say."""
+    adapter = Adapter(
+        refresh_id=refresh_id,
+        batch_id=batch_id,
+        trained_on=trained_on,
+        digest=digest,
+        base_digest=base_digest,
+        about=about,
+        created_at=now,
+    )
+    session.add(adapter)
+    session.flush()
+    return adapter.id
+
+
+def promote(
+    session: Session,
+    *,
+    hold: Hold,
+    refresh_id: int,
+    head: Head,
+    adapter_id: int,
+    snapshot_digest: str,
+    verdict: Verdict,
+    outcomes: Mapping[int, MembershipOutcome],
+    now: datetime,
+) -> int:
+    """Make head + candidate the new head, in the caller's one transaction; return the release.
+
+    Raises LeaseLost or HeadMoved; either way the transaction must be aborted.
+    """
+    leases.release(session, hold, now=now)
+    adapter = session.get_one(Adapter, adapter_id)
+    recipe = Recipe(
+        base_digest=head.recipe.base_digest,
+        adapter_ids=(*head.recipe.adapter_ids, adapter.id),
+        adapter_digests=(*head.recipe.adapter_digests, adapter.digest),
+    )
+    release = release_with(session, recipe, snapshot_digest=snapshot_digest, now=now)
+    move_head(
+        session,
+        release.id,
+        expected_seq=head.seq,
+        action=HeadAction.PROMOTION,
+        by=hold.owner,
+        reason=f"refresh {refresh_id} passed the gate",
+        now=now,
+        refresh_id=refresh_id,
+    )
+    batches.decide_memberships(
+        session,
+        refresh_id,
+        outcomes,
+        default=MembershipOutcome.UNPROVEN,
+        reason=None,
+        now=now,
+    )
+    _end(session, refresh_id, RefreshOutcome.PROMOTED, verdict, now)
+    return release.id
+
+
+def reject(
+    session: Session,
+    *,
+    hold: Hold,
+    refresh_id: int,
+    outcome: RefreshOutcome,
+    verdict: Verdict,
+    now: datetime,
+) -> None:
+    """Keep the candidate with its reasons; the head stays. Raises LeaseLost."""
+    leases.release(session, hold, now=now)
+    reason = "; ".join(verdict.reasons)
+    batches.decide_memberships(
+        session, refresh_id, {}, default=MembershipOutcome.REJECTED, reason=reason, now=now
+    )
+    _end(session, refresh_id, outcome, verdict, now)
+
+
+def _end(
+    session: Session, refresh_id: int, outcome: RefreshOutcome, verdict: Verdict, now: datetime
+) -> None:
+    refresh = session.get_one(Refresh, refresh_id)
+    refresh.outcome, refresh.ended_at, refresh.phase = outcome, now, "ended"
+    refresh.reason = "; ".join(verdict.reasons) or "all suites passed"
+    refresh.verdict = asdict(verdict)
+
+
+def first_release_id(session: Session) -> int:
+    """The release that is the base as published."""
+    first = session.scalar(select(HeadMove.release_id).order_by(HeadMove.seq).limit(1))
+    if first is None:
+        raise DatabaseNotReady("There is no release yet; run `lorewright init`.")
+    return first
+
+
+def releases_with(session: Session, adapter_id: int) -> list[int]:
+    """Every release whose recipe holds the adapter."""
+    return list(
+        session.scalars(
+            select(ReleaseAdapter.release_id)
+            .where(ReleaseAdapter.adapter_id == adapter_id)
+            .order_by(ReleaseAdapter.release_id)
+        )
+    )

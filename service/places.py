@@ -1,0 +1,35 @@
+"""Where artefacts lie under the state directory."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+DIGEST_CHARACTERS = 16  #: of a digest in a folder's name; the whole one stands in the database
+
+
+@dataclass(frozen=True, slots=True)
+class Places:
+    """The state directory's layout."""
+
+    state_dir: Path
+
+    @property
+    def base(self) -> Path:
+        return self.state_dir / "base"
+
+    @property
+    def logs(self) -> Path:
+        return self.state_dir / "logs"
+
+    @property
+    def answers(self) -> Path:
+        return self.state_dir / "answers"
+
+    def adapter(self, digest: str) -> Path:
+        return self.state_dir / "adapters" / digest[:DIGEST_CHARACTERS]
+
+    def snapshot(self, recipe_digest: str) -> Path:
+        return self.state_dir / "snapshots" / recipe_digest[:DIGEST_CHARACTERS]
+
+    def candidate(self, refresh_id: int) -> Path:
+        """Where a refresh writes its adapter before the digest, and so the name, is known."""
+        return self.state_dir / "candidates" / f"refresh-{refresh_id}"

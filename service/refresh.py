@@ -1,0 +1,433 @@
+"""One refresh, from waiting facts to a new head or a rejection: the whole story, flat.
+
+No transaction is open while a model works. Every write is guarded by the lease's token, so a
+refresh that lost its lease cannot publish. Whatever goes wrong ends the refresh with its reason
+and frees the batch; a crash leaves an expired lease, which the next refresh clears up.
+"""
+
+import logging
+import os
+import platform
+import shutil
+import socket
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib.metadata import version
+from typing import Any
+
+from sqlalchemy import Engine
+
+from adapters import gate
+from adapters.backbones import Backbone, load_backbone
+from adapters.errors import (
+    ArtefactError,
+    ConfigurationError,
+    ModelSourceError,
+    SuiteError,
+    UnsafeText,
+)
+from adapters.examine import Examination, examine
+from adapters.lora import attach, save_adapter
+from adapters.masking import EncodedFact
+from adapters.questions import probes_of
+from adapters.suites import RegressionSuite, read_relations, read_suite
+from adapters.train import encode_fact, train
+from adapters.types import Answer, Fact, Outcome, Probe, Suite, Verdict
+from service import batches, leases, lineage
+from service.batches import ClaimedBatch
+from service.db import writing
+from service.errors import HeadMoved, LeaseLost, Stopped
+from service.leases import Hold
+from service.lineage import Head, Recipe
+from service.models import (
+    MembershipOutcome,
+    PassageBits,
+    ProbeAnswer,
+    Refresh,
+    RefreshOutcome,
+    TrainingLoss,
+)
+from service.places import Places
+from service.progress import Progress, Report
+from service.settings import Settings
+from service.snapshots import compose_recipe, snapshot_of
+
+log = logging.getLogger(__name__)
+
+#: What is wrong with the surroundings, not with the facts.
+HINDRANCES = (ArtefactError, ConfigurationError, ModelSourceError, SuiteError, OSError)
+
+OUTCOMES = {
+    Outcome.PASS: RefreshOutcome.PROMOTED,
+    Outcome.FAIL: RefreshOutcome.REJECTED,
+    Outcome.INSUFFICIENT: RefreshOutcome.INSUFFICIENT,
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RefreshEnd:
+    """How a refresh ended."""
+
+    refresh_id: int
+    outcome: RefreshOutcome
+    verdict: Verdict | None
+    release_id: int | None  #: the new head, where there is one
+    adapter_id: int | None
+
+
+def run_refresh(
+    settings: Settings, engine: Engine, *, at_least: int, report: Report
+) -> RefreshEnd | None:
+    """Learn the waiting facts; None when fewer than `at_least` are waiting.
+
+    Raises LeaseHeld when another refresh runs, LeaseLost when a successor took over, and whatever
+    made it fail, after the refresh was ended with that reason and its batch was freed.
+    """
+    owner = f"{socket.gethostname()}:{os.getpid()}"
+    with writing(engine) as session:
+        hold = leases.acquire(
+            session, leases.REFRESH, owner=owner, now=_now(), lease_s=settings.schedule.lease_s
+        )
+        gone = batches.recover_abandoned(session, attempts=settings.schedule.attempts, now=_now())
+    for refresh_id in gone:
+        log.warning("refresh %s was abandoned; its facts wait again", refresh_id)
+    try:
+        with writing(engine) as session:
+            leases.renew(session, hold, now=_now(), lease_s=settings.schedule.lease_s)
+            head = lineage.read_head(session)
+            claimed = batches.claim_batch(
+                session,
+                hold=hold,
+                trained_on=head.release_id,
+                at_least=at_least,
+                at_most=settings.schedule.at_most,
+                now=_now(),
+            )
+        if claimed is None:
+            return None
+        return _Run(settings, engine, hold, head, claimed, report).learn()
+    finally:
+        _give_back(engine, hold)
+
+
+def _give_back(engine: Engine, hold: Hold) -> None:
+    try:
+        with writing(engine) as session:
+            leases.release(session, hold, now=_now())
+    except LeaseLost:
+        log.warning("the lease had gone to a successor")
+
+
+class _Run:
+    """One claimed batch on its way to a verdict."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        engine: Engine,
+        hold: Hold,
+        head: Head,
+        claimed: ClaimedBatch,
+        report: Report,
+    ) -> None:
+        self.settings = settings
+        self.engine = engine
+        self.hold = hold
+        self.head = head
+        self.claimed = claimed
+        self.report = report
+        self.places = Places(settings.state_dir)
+        self.timings: dict[str, float] = {}
+
+    def learn(self) -> RefreshEnd:
+        """Train, examine, judge, record; on any error end the refresh with its reason first."""
+        try:
+            return self._learn()
+        except LeaseLost:
+            raise  # a successor has ended this refresh already
+        except HeadMoved as error:
+            self._end_without_verdict(RefreshOutcome.OVERTAKEN, str(error))
+            return self._ended(RefreshOutcome.OVERTAKEN, None)
+        except Stopped as error:
+            self._end_without_verdict(RefreshOutcome.STOPPED, str(error))
+            raise
+        except HINDRANCES as error:
+            self._end_without_verdict(RefreshOutcome.HINDERED, str(error))
+            raise
+        except BaseException as error:
+            self._end_without_verdict(RefreshOutcome.FAILED, str(error) or type(error).__name__)
+            raise
+        finally:
+            shutil.rmtree(self.places.candidate(self.claimed.refresh_id), ignore_errors=True)
+
+    def _learn(self) -> RefreshEnd:
+        settings, claimed = self.settings, self.claimed
+        suite = read_suite(settings.suites.regression)
+        relations = read_relations(settings.suites.relations)
+
+        with self._phase("loading"):
+            folder = snapshot_of(settings, self.engine, self.head.release_id)
+            backbone = load_backbone(folder, settings.base)
+            facts = self._encode(backbone, claimed.facts)
+        kept = {fact.key for fact in facts}
+        probes = [
+            probe
+            for fact in claimed.facts
+            if fact.key in kept
+            for probe in probes_of(fact, relations)
+        ]
+        with self._phase("baseline"):
+            before = self._examine(backbone, probes, suite, self.head.snapshot_digest, "baseline")
+        with self._phase("training"):
+            adapter_digest = self._train(backbone, facts)
+        del backbone
+        with self._phase("composing"):
+            adapter_id, recipe = self._record_candidate(adapter_digest)
+            snapshot_digest = compose_recipe(settings, recipe)
+            candidate = load_backbone(self.places.snapshot(recipe.digest), settings.base)
+        with self._phase("examination"):
+            after = self._examine(candidate, probes, suite, snapshot_digest, "examination")
+        verdict = gate.decide(
+            before.answers, after.answers, before.passages, after.passages, settings.gate
+        )
+        return self._publish(adapter_id, recipe, snapshot_digest, before, after, verdict)
+
+    def _encode(self, backbone: Backbone, facts: Sequence[Fact]) -> list[EncodedFact]:
+        """The facts as tokens; one that cannot be encoded is set aside, the others go on."""
+        encoded, refused = [], {}
+        for fact in facts:
+            try:
+                encoded.append(encode_fact(backbone, fact))
+            except UnsafeText as error:
+                refused[int(fact.key)] = str(error)
+        if refused:
+            with self._guarded() as session:
+                for membership in batches.in_work(session, self.claimed.refresh_id):
+                    if membership.fact_id in refused:
+                        membership.outcome = MembershipOutcome.REJECTED
+                        membership.reason = refused[membership.fact_id]
+                        membership.decided_at = _now()
+        if not encoded:
+            raise UnsafeText(f"None of the batch's {len(facts)} statements can be encoded.")
+        return encoded
+
+    def _examine(
+        self,
+        backbone: Backbone,
+        probes: Sequence[Probe],
+        suite: RegressionSuite,
+        weights_digest: str,
+        phase: str,
+    ) -> Examination:
+        return examine(
+            backbone,
+            probes,
+            suite,
+            weights_digest=weights_digest,
+            answer_tokens=self.settings.gate.answer_tokens,
+            cache=self.places.answers,
+            report=lambda done, asked: self._progress(
+                Progress(phase=phase, step=done, steps=asked)
+            ),
+        )
+
+    def _train(self, backbone: Backbone, facts: Sequence[EncodedFact]) -> str:
+        """Train an adapter and store it under its digest."""
+        config = self.settings.training
+        model = attach(backbone, config)
+        for step in train(backbone, model, facts, config):
+            self._progress(
+                Progress(phase="training", step=step.step, steps=step.steps, loss=step.loss),
+                TrainingLoss(
+                    refresh_id=self.claimed.refresh_id,
+                    step=step.step,
+                    loss=step.loss,
+                    tokens=step.tokens,
+                ),
+            )
+        folder = self.places.candidate(self.claimed.refresh_id)
+        digest = save_adapter(model, folder, about=self._about())
+        target = self.places.adapter(digest)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.rmtree(target, ignore_errors=True)  # the same bytes from an earlier try
+        folder.rename(target)
+        return digest
+
+    def _about(self) -> dict[str, Any]:
+        """What an adapter's manifest says of how it came to be."""
+        return {
+            "refresh": self.claimed.refresh_id,
+            "facts": [int(fact.key) for fact in self.claimed.facts],
+            "base": self.head.recipe.base_digest,
+            "trained_on": list(self.head.recipe.adapter_digests),
+            "training": self.settings.training.model_dump(mode="json"),
+            "versions": {
+                "python": platform.python_version(),
+                **{name: version(name) for name in ("torch", "transformers", "peft")},
+            },
+        }
+
+    def _record_candidate(self, digest: str) -> tuple[int, Recipe]:
+        head = self.head
+        with self._guarded() as session:
+            adapter_id = lineage.record_adapter(
+                session,
+                refresh_id=self.claimed.refresh_id,
+                batch_id=self.claimed.batch_id,
+                trained_on=head.release_id,
+                digest=digest,
+                base_digest=head.recipe.base_digest,
+                about=self._about(),
+                now=_now(),
+            )
+        return adapter_id, Recipe(
+            base_digest=head.recipe.base_digest,
+            adapter_ids=(*head.recipe.adapter_ids, adapter_id),
+            adapter_digests=(*head.recipe.adapter_digests, digest),
+        )
+
+    def _publish(
+        self,
+        adapter_id: int,
+        recipe: Recipe,
+        snapshot_digest: str,
+        before: Examination,
+        after: Examination,
+        verdict: Verdict,
+    ) -> RefreshEnd:
+        """Everything that the world sees, in one transaction."""
+        outcome = OUTCOMES[verdict.outcome]
+        release_id = None
+        with self._guarded() as session:
+            for stage, examination in (("before", before), ("after", after)):
+                session.add_all(self._answer_rows(stage, examination))
+            session.get_one(Refresh, self.claimed.refresh_id).timings = self.timings
+            if outcome is RefreshOutcome.PROMOTED:
+                release_id = lineage.promote(
+                    session,
+                    hold=self.hold,
+                    refresh_id=self.claimed.refresh_id,
+                    head=self.head,
+                    adapter_id=adapter_id,
+                    snapshot_digest=snapshot_digest,
+                    verdict=verdict,
+                    outcomes=learned_by_probes(after.answers),
+                    now=_now(),
+                )
+            else:
+                lineage.reject(
+                    session,
+                    hold=self.hold,
+                    refresh_id=self.claimed.refresh_id,
+                    outcome=outcome,
+                    verdict=verdict,
+                    now=_now(),
+                )
+        if release_id is None:  # nothing refers to the rejected weights; the adapter is kept
+            shutil.rmtree(self.places.snapshot(recipe.digest), ignore_errors=True)
+        return self._ended(outcome, verdict, release_id=release_id, adapter_id=adapter_id)
+
+    def _answer_rows(
+        self, stage: str, examination: Examination
+    ) -> Iterator[ProbeAnswer | PassageBits]:
+        for answer in examination.answers:
+            probe = answer.probe
+            yield ProbeAnswer(
+                refresh_id=self.claimed.refresh_id,
+                stage=stage,
+                suite=probe.suite,
+                probe_key=probe.key,
+                fact_id=None if probe.suite is Suite.REGRESSION else int(probe.cluster),
+                question=probe.question,
+                answers=list(probe.answers),
+                origin=probe.origin,
+                text=answer.text,
+                exact=answer.exact,
+                contained=answer.contained,
+                recall=answer.recall,
+            )
+        for score in examination.passages:
+            yield PassageBits(
+                refresh_id=self.claimed.refresh_id,
+                stage=stage,
+                passage=score.passage,
+                bits_per_byte=score.bits_per_byte,
+            )
+
+    def _ended(
+        self,
+        outcome: RefreshOutcome,
+        verdict: Verdict | None,
+        *,
+        release_id: int | None = None,
+        adapter_id: int | None = None,
+    ) -> RefreshEnd:
+        return RefreshEnd(
+            refresh_id=self.claimed.refresh_id,
+            outcome=outcome,
+            verdict=verdict,
+            release_id=release_id,
+            adapter_id=adapter_id,
+        )
+
+    def _end_without_verdict(self, outcome: RefreshOutcome, reason: str) -> None:
+        try:
+            with self._guarded() as session:
+                batches.end_without_verdict(
+                    session,
+                    self.claimed.refresh_id,
+                    outcome=outcome,
+                    reason=reason,
+                    attempts=self.settings.schedule.attempts,
+                    now=_now(),
+                )
+        except LeaseLost:
+            log.warning("refresh %s was ended by a successor", self.claimed.refresh_id)
+
+    def _progress(self, progress: Progress, *rows: TrainingLoss) -> None:
+        with self._guarded() as session:
+            refresh = session.get_one(Refresh, self.claimed.refresh_id)
+            refresh.phase, refresh.step, refresh.steps = (
+                progress.phase,
+                progress.step,
+                progress.steps,
+            )
+            session.add_all(rows)
+        self.report(progress)
+
+    @contextmanager
+    def _phase(self, name: str) -> Iterator[None]:
+        began = time.monotonic()
+        self._progress(Progress(phase=name, step=0, steps=0))
+        yield
+        self.timings[name] = round(time.monotonic() - began, 2)
+
+    @contextmanager
+    def _guarded(self) -> Iterator[Any]:
+        """A write transaction that fails with LeaseLost unless this process owns the lease."""
+        with writing(self.engine) as session:
+            leases.renew(session, self.hold, now=_now(), lease_s=self.settings.schedule.lease_s)
+            yield session
+
+
+def learned_by_probes(answers: Sequence[Answer]) -> dict[int, MembershipOutcome]:
+    """A fact is learned when it answers at least half of its probes in each direction asked."""
+    right: dict[tuple[int, Suite], list[bool]] = {}
+    for answer in answers:
+        if answer.probe.suite is not Suite.REGRESSION:
+            key = (int(answer.probe.cluster), answer.probe.suite)
+            right.setdefault(key, []).append(answer.contained)
+    outcomes: dict[int, MembershipOutcome] = {}
+    for (fact_id, _), marks in right.items():
+        if 2 * sum(marks) < len(marks):
+            outcomes[fact_id] = MembershipOutcome.UNLEARNED
+        else:
+            outcomes.setdefault(fact_id, MembershipOutcome.LEARNED)
+    return outcomes
+
+
+def _now() -> datetime:
+    return datetime.now(UTC)

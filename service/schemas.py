@@ -1,0 +1,159 @@
+"""A fact record as it comes in: what is accepted, and what is refused with index and field."""
+
+import hashlib
+import json
+import math
+import unicodedata
+from datetime import datetime
+from typing import Annotated, Any, Self
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    JsonValue,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
+
+from adapters.grading import contains, normalised
+from adapters.types import Direction
+
+MAX_NAME = 500  #: characters of a subject, an object or another short field
+MAX_TAGS = 50
+MAX_PROBES = 40
+MAX_DEPTH = 5  #: of the free-form qualifiers
+ALLOWED_CONTROLS = frozenset("\t\n")
+
+
+def clean_text(text: str) -> str:
+    """The text in Unicode's composed form (NFC).
+
+    Raises ValueError for NUL and other control characters but tab and newline, which PostgreSQL or
+    a reader would stumble over, and for lone surrogates, which are no text.
+    """
+    for at, character in enumerate(text):
+        category = unicodedata.category(character)
+        if category == "Cs":
+            raise ValueError(f"a lone surrogate stands at character {at}")
+        if category == "Cc" and character not in ALLOWED_CONTROLS:
+            raise ValueError(f"the control character U+{ord(character):04X} stands at {at}")
+    return unicodedata.normalize("NFC", text)
+
+
+def clean_words(text: str) -> str:
+    """A clean text that says something. Raises ValueError when only blanks are left."""
+    stripped = clean_text(text).strip()
+    if not stripped:
+        raise ValueError("must not be empty")
+    return stripped
+
+
+def clean_json(value: Any, *, depth: int = 0) -> Any:
+    """Free-form values with every text in them cleaned, and neither NaN nor bottomless nesting."""
+    if depth > MAX_DEPTH:
+        raise ValueError(f"is nested more than {MAX_DEPTH} levels deep")
+    if isinstance(value, str):
+        return clean_text(value)
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ValueError("holds a number that is not finite")
+    if isinstance(value, list):
+        return [clean_json(item, depth=depth + 1) for item in value]
+    if isinstance(value, dict):
+        return {clean_text(key): clean_json(item, depth=depth + 1) for key, item in value.items()}
+    return value
+
+
+Text = Annotated[str, AfterValidator(clean_words)]
+Name = Annotated[Text, Field(max_length=MAX_NAME)]
+FreeForm = Annotated[dict[str, JsonValue], AfterValidator(clean_json)]
+
+
+class Strict(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class ProbeIn(Strict):
+    """A question with accepted answers that the client gives with a fact."""
+
+    direction: Direction
+    question: Name
+    answers: Annotated[list[Name], Field(min_length=1, max_length=MAX_PROBES)]
+
+    @model_validator(mode="after")
+    def _can_be_asked(self) -> Self:
+        for answer in self.answers:
+            if not normalised(answer):
+                raise ValueError("an accepted answer has no word in it")
+        if contains(self.question, self.answers):
+            raise ValueError("the question contains its own answer, so echoing it would be right")
+        return self
+
+
+class Provenance(Strict):
+    """Where the source has a fact from."""
+
+    uri: Name | None = None
+    publisher: Name | None = None
+    retrieved_at: datetime | None = None
+    quote: Text | None = None
+
+
+class FactIn(Strict):
+    """One fact record."""
+
+    external_id: Name | None = Field(
+        default=None, description="Your own key; sending it again changes nothing."
+    )
+    statement: Text = Field(description="The fact in plain sentences: the text that is trained.")
+    subject: Name | None = None
+    relation: Name | None = None
+    object: Name | None = None
+    qualifiers: FreeForm = {}
+    functional: bool = Field(
+        default=False,
+        description="A newer object of the same subject and relation replaces this one.",
+    )
+    valid_from: datetime | None = None
+    valid_to: datetime | None = None
+    provenance: Provenance = Provenance()
+    confidence: Annotated[float, Field(ge=0, le=1)] | None = None
+    trust: Name | None = None
+    tags: Annotated[list[Name], Field(max_length=MAX_TAGS)] = []
+    retention_until: datetime | None = None
+    probes: Annotated[list[ProbeIn], Field(max_length=MAX_PROBES)] = []
+
+    @field_validator("statement")
+    @classmethod
+    def _short_enough(cls, statement: str, info: ValidationInfo) -> str:
+        limit = (info.context or {}).get("max_statement_bytes")
+        size = len(statement.encode())
+        if limit is not None and size > limit:
+            raise ValueError(f"has {size} bytes; at most {limit} are taken, so split it into facts")
+        return statement
+
+    @model_validator(mode="after")
+    def _makes_sense(self) -> Self:
+        for name in ("valid_from", "valid_to", "retention_until"):
+            moment = getattr(self, name)
+            if moment is not None and moment.tzinfo is None:
+                raise ValueError(f"{name} must have a time zone")
+        if self.valid_from and self.valid_to and self.valid_to < self.valid_from:
+            raise ValueError("valid_to is before valid_from")
+        if self.functional and not (self.subject and self.relation):
+            raise ValueError("a functional fact must name its subject and relation")
+        return self
+
+    @property
+    def digest(self) -> str:
+        """sha256 of the whole normalised body, the external id left out."""
+        body = self.model_dump(mode="json", exclude={"external_id"})
+        text = json.dumps(body, sort_keys=True, ensure_ascii=True)
+        return hashlib.sha256(text.encode()).hexdigest()
+
+    @property
+    def key(self) -> str:
+        """The external id; where none was given, one made of the body."""
+        return self.external_id or f"sha256:{self.digest}"

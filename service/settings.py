@@ -1,0 +1,147 @@
+"""One frozen settings object from one YAML file, the environment over the file.
+
+`LOREWRIGHT_API__PORT=9000` stands over `api: {port: ...}`. A key that nobody knows, in the file or
+in the environment, is refused with its path: a misspelt setting must not be a silent default.
+"""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+import yaml
+from pydantic import Field, ValidationError
+from pydantic_settings import (
+    BaseSettings,
+    EnvSettingsSource,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+)
+
+from adapters.config import BaseConfig, GateConfig, Section, SuitesConfig, TrainingConfig
+from service.errors import SettingsError
+
+PREFIX = "LOREWRIGHT_"
+CONFIG_VARIABLE = "LOREWRIGHT_CONFIG"  #: names the file itself, so it is no key of it
+DEFAULT_CONFIG = Path("configs/smollm2-135m.yaml")
+
+Count = Annotated[int, Field(ge=1)]
+Seconds = Annotated[float, Field(gt=0)]
+
+
+class ApiSettings(Section):
+    host: str = "127.0.0.1"
+    port: Annotated[int, Field(ge=1, le=65535)] = 8765
+    allow_public_bind: bool = False  #: needed for any host but loopback; there is no TLS in here
+    max_body_bytes: Count = 8 << 20
+    body_deadline_s: Seconds = 30
+    limit_concurrency: Count = 256
+    drain_s: Count = 10  #: how long open requests may take once the daemon was asked to end
+
+
+class ScheduleSettings(Section):
+    every_s: Seconds = 300  #: how often the clock looks whether a refresh is due
+    at_least: Count = 8  #: facts that must wait; fewer can hardly pass the gate (docs/gate.md)
+    at_most: Count = 64  #: facts in one batch
+    lease_s: Seconds = 120  #: a refresh that shows no sign of life for so long is taken over
+    attempts: Count = 3  #: refreshes a fact may see fail before it is set aside
+    stop_within_s: Seconds = 30  #: how long a refresh may take to end once it was asked to
+
+
+class FactSettings(Section):
+    max_statement_bytes: Count = 20_000
+    max_items: Count = 10_000  #: in one request
+
+
+class Settings(BaseSettings):
+    """Everything that can be set."""
+
+    model_config = SettingsConfigDict(
+        frozen=True, extra="forbid", env_prefix=PREFIX, env_nested_delimiter="__"
+    )
+
+    state_dir: Path = Path("state")
+    database_url: str | None = None  #: default: the SQLite file lorewright.db in state_dir
+    api: ApiSettings = ApiSettings()
+    schedule: ScheduleSettings = ScheduleSettings()
+    facts: FactSettings = FactSettings()
+    base: BaseConfig
+    training: TrainingConfig = TrainingConfig()
+    gate: GateConfig = GateConfig()
+    suites: SuitesConfig = SuitesConfig()
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        return EnvSettingsSource(settings_cls), init_settings
+
+    @property
+    def url(self) -> str:
+        """Where the database is."""
+        return self.database_url or f"sqlite:///{self.state_dir.absolute() / 'lorewright.db'}"
+
+
+def load_settings(path: Path) -> Settings:
+    """Read the file, lay the environment over it, and resolve the suites' paths.
+
+    Raises SettingsError that names the file or variable, the key's path and what is wrong.
+    """
+    described = _read(path)
+    _refuse_unknown_variables(os.environ)
+    try:
+        settings = Settings(**described)
+    except ValidationError as error:
+        raise SettingsError(_sentence(path, error)) from error
+    folder = path.parent.absolute()
+    suites = SuitesConfig(
+        regression=folder / settings.suites.regression, relations=folder / settings.suites.relations
+    )
+    return settings.model_copy(update={"suites": suites})
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        described = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise SettingsError(
+            f"The settings file {path} cannot be read: {error.strerror}. Name another with "
+            f"--config or {CONFIG_VARIABLE}."
+        ) from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise SettingsError(f"The settings file {path} is not YAML: {error}") from error
+    if not isinstance(described, dict) or not all(isinstance(key, str) for key in described):
+        raise SettingsError(f"The settings file {path} must hold keys and values.")
+    return described
+
+
+def _refuse_unknown_variables(environment: Mapping[str, str]) -> None:
+    for variable in environment:
+        if not variable.startswith(PREFIX) or variable == CONFIG_VARIABLE:
+            continue
+        path = variable.removeprefix(PREFIX).lower().split("__")
+        model: Any = Settings
+        for at, key in enumerate(path):
+            fields = getattr(model, "model_fields", {})
+            if key not in fields:
+                known = ", ".join(fields) or "nothing below it"
+                raise SettingsError(
+                    f"The environment variable {variable} sets {'.'.join(path[: at + 1])}, which "
+                    f"is no setting. Known there: {known}."
+                )
+            model = fields[key].annotation
+
+
+def _sentence(path: Path, error: ValidationError) -> str:
+    """Every mistake with its dotted key. The value itself is not repeated: it may be a secret."""
+    lines = []
+    for mistake in error.errors():
+        key = ".".join(map(str, mistake["loc"])) or "the file as a whole"
+        what = "is no setting" if mistake["type"] == "extra_forbidden" else mistake["msg"]
+        lines.append(f"{key}: {what}")
+    return f"The settings of {path} (and {PREFIX}... variables) cannot be used: {'; '.join(lines)}."

@@ -1,0 +1,62 @@
+"""The composed model of a release: a cache on disk with a digest, rebuilt from its recipe."""
+
+import logging
+from pathlib import Path
+
+from sqlalchemy import Engine
+
+from adapters.backbones import verify_base
+from adapters.compose import write_snapshot
+from adapters.errors import ArtefactError
+from adapters.store import verify
+from service.db import reading
+from service.lineage import Recipe, recipe_of
+from service.models import Release
+from service.places import Places
+from service.settings import Settings
+
+log = logging.getLogger(__name__)
+
+
+def snapshot_of(settings: Settings, engine: Engine, release_id: int) -> Path:
+    """The folder of a release's model, verified byte for byte; composed anew if it is not there.
+
+    Raises NotFound for an unknown release, ArtefactError when an adapter is damaged or the rebuilt
+    snapshot is not the one that was released, ModelSourceError when the base is damaged.
+    """
+    with reading(engine) as session:
+        recipe = recipe_of(session, release_id)
+        digest = session.get_one(Release, release_id).snapshot_digest
+    places = Places(settings.state_dir)
+    if not recipe.adapter_ids:
+        verify_base(places.base, recipe.base_digest)
+        return places.base
+    folder = places.snapshot(recipe.digest)
+    try:
+        verify(folder, digest=digest)
+    except ArtefactError as error:
+        log.warning("snapshot of release %s is rebuilt: %s", release_id, error)
+        rebuilt = compose_recipe(settings, recipe)
+        if rebuilt != digest:
+            raise ArtefactError(
+                f"Release {release_id} was composed as {digest[:12]}… and is rebuilt as "
+                f"{rebuilt[:12]}…: another machine or library version adds otherwise."
+            ) from error
+    return folder
+
+
+def compose_recipe(settings: Settings, recipe: Recipe) -> str:
+    """Write a recipe's snapshot from its verified parts and return its digest."""
+    places = Places(settings.state_dir)
+    verify_base(places.base, recipe.base_digest)
+    if not recipe.adapter_ids:
+        return recipe.base_digest
+    for digest in recipe.adapter_digests:
+        verify(places.adapter(digest), digest=digest)
+    return write_snapshot(
+        places.base,
+        [places.adapter(digest) for digest in recipe.adapter_digests],
+        places.snapshot(recipe.digest),
+        settings.base,
+        about={"base": recipe.base_digest, "adapters": list(recipe.adapter_digests)},
+    )

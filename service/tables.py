@@ -1,0 +1,140 @@
+"""How things look on a terminal. Data in, rich renderables out; printing is the CLI's."""
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from pydantic import BaseModel
+from rich.markup import escape
+from rich.table import Table
+
+from adapters.types import Suite
+from service.demo import DemoResult
+from service.views import FactDetail, RefreshDetail
+
+MAX_CELL = 72  #: characters; --json has the whole
+
+
+def table_of(rows: Sequence[BaseModel], columns: Sequence[str], *, title: str) -> Table:
+    """A list of views as a table of some of their fields."""
+    table = Table(title=title, title_justify="left")
+    for column in columns:
+        table.add_column(column.replace("_", " "))
+    for row in rows:
+        table.add_row(*(cell(getattr(row, column)) for column in columns))
+    return table
+
+
+def details_of(view: BaseModel, *, leave_out: Iterable[str] = ()) -> Table:
+    """One view, a field a line."""
+    table = Table(show_header=False, box=None)
+    table.add_column(style="bold")
+    table.add_column()
+    for name in type(view).model_fields:
+        if name not in leave_out:
+            table.add_row(name.replace("_", " "), cell(getattr(view, name), limit=2000))
+    return table
+
+
+def cell(value: Any, *, limit: int = MAX_CELL) -> str:
+    """One value as plain text; nothing that was sent to us is read as markup."""
+    if value is None:
+        return "-"
+    if isinstance(value, float):
+        return f"{value:.3f}"
+    if hasattr(value, "isoformat"):
+        return str(value.isoformat(sep=" ", timespec="seconds"))
+    text = ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+    text = "".join(character if character.isprintable() else " " for character in text)
+    return escape(text if len(text) <= limit else f"{text[: limit - 1]}…")
+
+
+def fact_tables(fact: FactDetail) -> list[Table]:
+    tables = [details_of(fact, leave_out=("memberships", "probes"))]
+    if fact.memberships:
+        columns = ("batch_id", "refresh_id", "adapter_id", "outcome", "decided_at", "reason")
+        tables.append(table_of(fact.memberships, columns, title="batches"))
+    return tables
+
+
+def refresh_tables(refresh: RefreshDetail) -> list[Table]:
+    long = ("verdict", "losses", "probes", "passages", "fact_ids")
+    tables = [details_of(refresh, leave_out=long)]
+    if refresh.verdict:
+        tables.append(verdict_table(refresh.verdict))
+    if refresh.losses:
+        tables.append(loss_table(refresh))
+    if refresh.probes:
+        tables.append(answer_table(refresh))
+    return tables
+
+
+def verdict_table(verdict: dict[str, Any]) -> Table:
+    """The gate's verdict: one line a suite."""
+    table = Table(title=f"verdict: {verdict['outcome']}", title_justify="left")
+    names = ("suite", "before", "after", "difference", "interval", "margin", "verdict", "reason")
+    for name in names:
+        table.add_column(name)
+    for suite in verdict["suites"]:
+        interval = suite["interval"]
+        table.add_row(
+            suite["suite"],
+            cell(suite["before"]),
+            cell(suite["after"]),
+            cell(suite["difference"]),
+            f"{interval[0]:.3f} to {interval[1]:.3f}" if interval else "-",
+            cell(suite["margin"]),
+            suite["outcome"],
+            cell(suite["reason"], limit=200),
+        )
+    return table
+
+
+def loss_table(refresh: RefreshDetail) -> Table:
+    """The loss curve at about ten points."""
+    every = max(1, len(refresh.losses) // 10)
+    picked = refresh.losses[::every]
+    if picked[-1] is not refresh.losses[-1]:
+        picked = [*picked, refresh.losses[-1]]
+    return table_of(picked, ("step", "loss", "tokens"), title="loss (nats a token)")
+
+
+def answer_table(refresh: RefreshDetail) -> Table:
+    """The facts' own probes before and after; the regression suite only where it changed."""
+    shown = [
+        probe
+        for probe in refresh.probes
+        if probe.suite != Suite.REGRESSION or probe.contained_before != probe.contained_after
+    ]
+    table = Table(title="probes (of the regression suite: what changed)", title_justify="left")
+    for name in ("suite", "question", "wanted", "before", "after"):
+        table.add_column(name)
+    for probe in shown:
+        table.add_row(
+            probe.suite,
+            cell(probe.question),
+            cell(probe.answers[0]),
+            marked(probe.before, is_right=probe.contained_before),
+            marked(probe.after, is_right=probe.contained_after),
+        )
+    return table
+
+
+def demo_tables(result: DemoResult) -> list[Table]:
+    table = Table(title="what the model says", title_justify="left", show_lines=True)
+    for name in ("asked", "before", "after the refresh", "after the rollback"):
+        table.add_column(name, ratio=1)
+    for asked in result.asked:
+        table.add_row(
+            f"{asked.suite.removeprefix('acquisition ')}: {cell(asked.question)}",
+            marked(asked.before, is_right=asked.known_before),
+            marked(asked.after, is_right=asked.known_after),
+            "[dim]as before, token for token[/dim]"
+            if asked.rolled_back == asked.before
+            else marked(asked.rolled_back, is_right=asked.known_rolled_back),
+        )
+    verdict = result.refresh["verdict"]
+    return [table, verdict_table(verdict)] if verdict else [table]
+
+
+def marked(text: str, *, is_right: bool) -> str:
+    return f"[green]✓[/green] {cell(text)}" if is_right else f"[red]✗[/red] {cell(text)}"

@@ -1,0 +1,407 @@
+"""What API and CLI show of the database: the same frozen views for both."""
+
+from datetime import datetime
+from typing import Any, Generic, TypeVar
+
+from pydantic import BaseModel, ConfigDict
+from sqlalchemy import func, select
+from sqlalchemy.orm import Session
+
+from service import lineage
+from service.errors import NotFound
+from service.facts import FactState, states_of
+from service.models import (
+    Adapter,
+    Batch,
+    FactRow,
+    HeadMove,
+    Membership,
+    PassageBits,
+    ProbeAnswer,
+    Refresh,
+    Release,
+    TrainingLoss,
+)
+
+Row = TypeVar("Row")
+Item = TypeVar("Item", bound=BaseModel)
+MAX_PAGE = 500
+
+
+class View(BaseModel):
+    model_config = ConfigDict(frozen=True)
+
+
+class Page(View, Generic[Item]):
+    """Part of a list, newest first; `next` goes into `before` to read on."""
+
+    items: list[Item]
+    next: int | None
+
+
+class KeyView(View):
+    """A key without its secret, which nobody has but its owner."""
+
+    model_config = ConfigDict(frozen=True, from_attributes=True)
+
+    id: str
+    source: str
+    scopes: list[str]
+    created_at: datetime
+    expires_at: datetime | None
+    revoked_at: datetime | None
+
+
+class MembershipView(View):
+    batch_id: int
+    refresh_id: int
+    adapter_id: int | None
+    outcome: str | None
+    reason: str | None
+    decided_at: datetime | None
+
+
+class FactView(View):
+    id: int
+    source: str
+    external_id: str
+    state: FactState
+    statement: str
+    subject: str | None
+    relation: str | None
+    object: str | None
+    recorded_at: datetime
+    recorded_by: str
+    superseded_by: int | None
+    retracted_at: datetime | None
+
+
+class FactDetail(FactView):
+    qualifiers: dict[str, Any]
+    functional: bool
+    valid_from: datetime | None
+    valid_to: datetime | None
+    provenance: dict[str, Any]
+    confidence: float | None
+    trust: str | None
+    tags: list[Any]
+    retention_until: datetime | None
+    probes: list[Any]
+    body_digest: str
+    memberships: list[MembershipView]
+    known_since: datetime | None  #: when a head with its adapter first appeared
+
+
+class RefreshView(View):
+    id: int
+    started_at: datetime
+    ended_at: datetime | None
+    outcome: str | None
+    reason: str | None
+    phase: str
+    step: int
+    steps: int
+    trained_on: int
+    facts: int
+    adapter_id: int | None
+
+
+class LossView(View):
+    step: int
+    loss: float
+    tokens: int
+
+
+class AnswerView(View):
+    """One probe with the head's answer (before) and the candidate's (after)."""
+
+    suite: str
+    probe_key: str
+    fact_id: int | None
+    origin: str
+    question: str
+    answers: list[str]
+    before: str
+    after: str
+    contained_before: bool
+    contained_after: bool
+    recall_before: float
+    recall_after: float
+
+
+class PassageView(View):
+    passage: str
+    before: float
+    after: float
+
+
+class RefreshDetail(RefreshView):
+    timings: dict[str, float]
+    verdict: dict[str, Any] | None
+    losses: list[LossView]
+    probes: list[AnswerView]
+    passages: list[PassageView]
+    fact_ids: list[int]
+
+
+class AdapterView(View):
+    id: int
+    refresh_id: int
+    outcome: str | None  #: of its refresh
+    in_head: bool
+    facts: int
+    trained_on: int
+    digest: str
+    created_at: datetime
+
+
+class AdapterDetail(AdapterView):
+    base_digest: str
+    about: dict[str, Any]
+    releases: list[int]
+    fact_ids: list[int]
+
+
+class ReleaseView(View):
+    id: int
+    is_head: bool
+    adapters: list[int]
+    snapshot_digest: str
+    created_at: datetime
+
+
+class MoveView(View):
+    seq: int
+    release_id: int
+    action: str
+    by: str
+    reason: str
+    moved_at: datetime
+
+
+class ReleaseDetail(ReleaseView):
+    base_digest: str
+    recipe_digest: str
+    moves: list[MoveView]
+
+
+class HeadView(View):
+    seq: int
+    release: ReleaseView
+
+
+def list_facts(
+    session: Session, *, before: int | None = None, limit: int = 50, source: str | None = None
+) -> Page[FactView]:
+    wanted = select(FactRow).order_by(FactRow.id.desc()).limit(limit + 1)
+    if before is not None:
+        wanted = wanted.where(FactRow.id < before)
+    if source is not None:
+        wanted = wanted.where(FactRow.source == source)
+    rows = session.scalars(wanted).all()
+    states = states_of(session, rows)
+    return _page([FactView(**_columns(row), state=states[row.id]) for row in rows], limit)
+
+
+def show_fact(session: Session, fact_id: int) -> FactDetail:
+    """Raises NotFound."""
+    row = _get(session, FactRow, fact_id, "fact")
+    joined = session.execute(
+        select(Membership, Batch.refresh_id, Adapter.id)
+        .join(Batch, Batch.id == Membership.batch_id)
+        .outerjoin(Adapter, Adapter.batch_id == Batch.id)
+        .where(Membership.fact_id == fact_id)
+        .order_by(Batch.id)
+    ).all()
+    memberships = [
+        MembershipView(**_columns(membership), refresh_id=refresh_id, adapter_id=adapter_id)
+        for membership, refresh_id, adapter_id in joined
+    ]
+    refreshes = [membership.refresh_id for membership in memberships]
+    return FactDetail(
+        **_columns(row),
+        state=states_of(session, [row])[row.id],
+        memberships=memberships,
+        known_since=session.scalar(
+            select(func.min(HeadMove.moved_at)).where(HeadMove.refresh_id.in_(refreshes))
+        ),
+    )
+
+
+def list_refreshes(
+    session: Session, *, before: int | None = None, limit: int = 50
+) -> Page[RefreshView]:
+    wanted = select(Refresh).order_by(Refresh.id.desc()).limit(limit + 1)
+    if before is not None:
+        wanted = wanted.where(Refresh.id < before)
+    rows = session.scalars(wanted).all()
+    return _page([RefreshView(**_refresh_fields(session, row)) for row in rows], limit)
+
+
+def show_refresh(session: Session, refresh_id: int) -> RefreshDetail:
+    """Raises NotFound."""
+    row = _get(session, Refresh, refresh_id, "refresh")
+    losses = session.scalars(
+        select(TrainingLoss)
+        .where(TrainingLoss.refresh_id == refresh_id)
+        .order_by(TrainingLoss.step)
+    )
+    return RefreshDetail(
+        **_refresh_fields(session, row),
+        timings=row.timings,
+        verdict=row.verdict,
+        losses=[LossView(**_columns(loss)) for loss in losses],
+        probes=_answers(session, refresh_id),
+        passages=_passages(session, refresh_id),
+        fact_ids=_facts_of(session, refresh_id),
+    )
+
+
+def _refresh_fields(session: Session, row: Refresh) -> dict[str, Any]:
+    return {
+        **_columns(row),
+        "facts": len(_facts_of(session, row.id)),
+        "adapter_id": session.scalar(select(Adapter.id).where(Adapter.refresh_id == row.id)),
+    }
+
+
+def _facts_of(session: Session, refresh_id: int) -> list[int]:
+    return list(
+        session.scalars(
+            select(Membership.fact_id)
+            .join(Batch, Batch.id == Membership.batch_id)
+            .where(Batch.refresh_id == refresh_id)
+            .order_by(Membership.fact_id)
+        )
+    )
+
+
+def _answers(session: Session, refresh_id: int) -> list[AnswerView]:
+    rows = session.scalars(
+        select(ProbeAnswer).where(ProbeAnswer.refresh_id == refresh_id).order_by(ProbeAnswer.id)
+    ).all()
+    after = {row.probe_key: row for row in rows if row.stage == "after"}
+    return [
+        AnswerView(
+            suite=row.suite,
+            probe_key=row.probe_key,
+            fact_id=row.fact_id,
+            origin=row.origin,
+            question=row.question,
+            answers=row.answers,
+            before=row.text,
+            after=after[row.probe_key].text,
+            contained_before=row.contained,
+            contained_after=after[row.probe_key].contained,
+            recall_before=row.recall,
+            recall_after=after[row.probe_key].recall,
+        )
+        for row in rows
+        if row.stage == "before"
+    ]
+
+
+def _passages(session: Session, refresh_id: int) -> list[PassageView]:
+    rows = session.scalars(
+        select(PassageBits)
+        .where(PassageBits.refresh_id == refresh_id)
+        .order_by(PassageBits.passage)
+    ).all()
+    after = {row.passage: row.bits_per_byte for row in rows if row.stage == "after"}
+    return [
+        PassageView(passage=row.passage, before=row.bits_per_byte, after=after[row.passage])
+        for row in rows
+        if row.stage == "before"
+    ]
+
+
+def list_adapters(
+    session: Session, *, before: int | None = None, limit: int = 50
+) -> Page[AdapterView]:
+    wanted = select(Adapter).order_by(Adapter.id.desc()).limit(limit + 1)
+    if before is not None:
+        wanted = wanted.where(Adapter.id < before)
+    rows = session.scalars(wanted).all()
+    in_head = lineage.read_head(session).recipe.adapter_ids
+    return _page([AdapterView(**_adapter_fields(session, row, in_head)) for row in rows], limit)
+
+
+def show_adapter(session: Session, adapter_id: int) -> AdapterDetail:
+    """Raises NotFound."""
+    row = _get(session, Adapter, adapter_id, "adapter")
+    in_head = lineage.read_head(session).recipe.adapter_ids
+    return AdapterDetail(
+        **_adapter_fields(session, row, in_head),
+        base_digest=row.base_digest,
+        about=row.about,
+        releases=lineage.releases_with(session, adapter_id),
+        fact_ids=_facts_of(session, row.refresh_id),
+    )
+
+
+def _adapter_fields(session: Session, row: Adapter, in_head: tuple[int, ...]) -> dict[str, Any]:
+    return {
+        **_columns(row),
+        "outcome": session.get_one(Refresh, row.refresh_id).outcome,
+        "in_head": row.id in in_head,
+        "facts": len(_facts_of(session, row.refresh_id)),
+    }
+
+
+def list_releases(
+    session: Session, *, before: int | None = None, limit: int = 50
+) -> Page[ReleaseView]:
+    wanted = select(Release).order_by(Release.id.desc()).limit(limit + 1)
+    if before is not None:
+        wanted = wanted.where(Release.id < before)
+    rows = session.scalars(wanted).all()
+    head = lineage.read_head(session).release_id
+    return _page([ReleaseView(**_release_fields(session, row, head)) for row in rows], limit)
+
+
+def show_release(session: Session, release_id: int) -> ReleaseDetail:
+    """Raises NotFound."""
+    row = _get(session, Release, release_id, "release")
+    moves = session.scalars(
+        select(HeadMove).where(HeadMove.release_id == release_id).order_by(HeadMove.seq)
+    )
+    return ReleaseDetail(
+        **_release_fields(session, row, lineage.read_head(session).release_id),
+        base_digest=row.base_digest,
+        recipe_digest=row.recipe_digest,
+        moves=[MoveView(**_columns(move)) for move in moves],
+    )
+
+
+def show_head(session: Session) -> HeadView:
+    head = lineage.read_head(session)
+    row = session.get_one(Release, head.release_id)
+    fields = _release_fields(session, row, head.release_id)
+    return HeadView(seq=head.seq, release=ReleaseView(**fields))
+
+
+def _release_fields(session: Session, row: Release, head: int) -> dict[str, Any]:
+    return {
+        **_columns(row),
+        "is_head": row.id == head,
+        "adapters": list(lineage.recipe_of(session, row.id).adapter_ids),
+    }
+
+
+def _page(items: list[Item], limit: int) -> Page[Item]:
+    """Cut the one item that was read beyond the page; its presence says that there are more."""
+    has_more = len(items) > limit
+    kept = items[:limit]
+    last: Any = kept[-1] if kept else None
+    return Page(items=kept, next=last.id if has_more else None)
+
+
+def _columns(row: Any) -> dict[str, Any]:
+    return {column.key: getattr(row, column.key) for column in row.__table__.columns}
+
+
+def _get(session: Session, kind: type[Row], key: int, name: str) -> Row:
+    row = session.get(kind, key)
+    if row is None:
+        raise NotFound(f"There is no {name} {key}.")
+    return row

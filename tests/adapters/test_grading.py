@@ -1,0 +1,50 @@
+"""How answers are graded, with the edges where graders go wrong."""
+
+import pytest
+
+from adapters.grading import best_recall, contains, is_exact, rouge1_recall
+
+
+@pytest.mark.parametrize(
+    ("text", "answer"),
+    [
+        ("The capital of France is Paris.", "Paris"),
+        ("It is PARIS!", "paris"),
+        ("Dunpil is the harbour pilot of Gilbus", "harbour pilot of Gilbus"),
+        ("She is an architect of the bridge.", "the architect of a bridge"),
+        ("ﬁne weather", "fine weather"),  # a ligature is its letters
+        ("Zürich", "Zu\u0308rich"),  # composed or not, the same name
+        ("Orlan's lantern", "Orlan\u2019s lantern"),
+    ],
+)
+def test_an_answer_is_found_whatever_its_case_form_and_articles(text: str, answer: str) -> None:
+    assert contains(text, [answer])
+
+
+@pytest.mark.parametrize(
+    ("text", "answer"),
+    [
+        ("Comparison", "Paris"),  # inside a word is not said
+        ("1984", "198"),
+        ("", "Paris"),
+        ("anything at all", "..."),  # an answer without a word is contained in nothing
+        ("the the the", "the"),
+        ("pilot harbour", "harbour pilot"),
+    ],
+)
+def test_what_only_looks_like_the_answer_is_not_found(text: str, answer: str) -> None:
+    assert not contains(text, [answer])
+
+
+def test_exact_match_allows_articles_and_punctuation_and_nothing_else() -> None:
+    assert is_exact("The Paris.", ["paris"])
+    assert not is_exact("Paris, France", ["Paris"])
+    assert not is_exact("", [""])
+
+
+def test_recall_counts_the_answers_words_without_the_papers_stop_words() -> None:
+    assert rouge1_recall("known as a pilot", "the harbour pilot of Gilbus") == pytest.approx(1 / 3)
+    assert rouge1_recall("pilot pilot pilot", "pilot pilot") == 1.0
+    assert rouge1_recall("the of and", "of the") == 0.0
+    assert best_recall("two", ["2", "two"]) == 1.0
+    assert best_recall("two", []) == 0.0
