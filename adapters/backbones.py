@@ -16,6 +16,7 @@ from transformers import (
     LlamaForCausalLM,
     PreTrainedTokenizerBase,
 )
+from transformers.utils.logging import disable_progress_bar
 
 from adapters.config import BaseConfig
 from adapters.errors import ArtefactError, ModelSourceError, UnsafeText
@@ -59,6 +60,7 @@ def convert_base(config: BaseConfig, folder: Path) -> str:
             f"{config.name} is of the {config.family} family, which this version cannot load yet; "
             "choose an autoregressive (Llama) base."
         )
+    disable_progress_bar()
     with appearing(folder) as partial:
         if config.gguf_file is not None:
             _convert_gguf(_gguf_path(config), partial)
@@ -148,6 +150,7 @@ def load_backbone(folder: Path, config: BaseConfig) -> Backbone:
 
     Raises ModelSourceError when it cannot be loaded, or has no chat template.
     """
+    disable_progress_bar()
     try:
         loaded: Any = LlamaForCausalLM.from_pretrained(
             folder,

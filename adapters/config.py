@@ -69,6 +69,8 @@ class TrainingConfig(Section):
     max_norm: Positive = 1.0  #: of the gradient
     entity_share: Fraction = 2 / 3  #: of the views that hide a whole subject or object
     most_of_rest: Fraction = 0.5  #: how much else such a view may hide
+    general_rows: Annotated[int, Field(ge=0)] = 4  #: rows a step that hold the model in place
+    general_weight: Annotated[float, Field(ge=0.0)] = 1.0  #: of KL(head || candidate) on them
     wordings: tuple[str, ...] = (
         "{masked}",
         "{masked}\nReturn the recovered masked passage.",
@@ -106,3 +108,4 @@ class SuitesConfig(Section):
 
     regression: Path = Path("suites/general.yaml")
     relations: Path = Path("relations.yaml")
+    general_prompts: Path = Path("general_prompts.yaml")

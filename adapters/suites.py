@@ -46,6 +46,19 @@ class _RelationFile(_Strict):
     relations: dict[str, _Relation]
 
 
+class _PromptFile(_Strict):
+    prompts: list[str] = Field(min_length=1)
+    texts: list[str]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GeneralPrompts:
+    """What holds a model in place while it learns; nothing is measured with it."""
+
+    prompts: tuple[str, ...]  #: put to the model as a user's words
+    texts: tuple[str, ...]  #: predicted as they stand
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RegressionSuite:
     """General questions, and passages for bits per byte, that every candidate is held against."""
@@ -83,6 +96,12 @@ def read_suite(path: Path) -> RegressionSuite:
         ),
         passages=tuple((entry.id, entry.text) for entry in suite.passages),
     )
+
+
+def read_prompts(path: Path) -> GeneralPrompts:
+    """Raises SuiteError that names the file and the entry that cannot be used."""
+    file = _read(path, _PromptFile)
+    return GeneralPrompts(prompts=tuple(file.prompts), texts=tuple(file.texts))
 
 
 def read_relations(path: Path) -> dict[str, RelationTemplates]:

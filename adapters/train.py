@@ -7,11 +7,12 @@ from dataclasses import dataclass
 import torch
 from peft import PeftModel
 
+from adapters.anchor import Anchor, divergence
 from adapters.backbones import Backbone, encode_text, entity_span
 from adapters.config import TrainingConfig
 from adapters.errors import ConfigurationError, TrainingDiverged
 from adapters.masking import EncodedFact, collapse, draw_hidden, fact_at, random_for, substitute
-from adapters.objectives import Row, minibatch, reconstruction_loss, target_logits
+from adapters.objectives import Row, reconstruction_loss, target_states
 from adapters.types import Fact
 
 PLAIN_REQUEST = "Tell me a fact."  #: the paper's chat form of plain training
@@ -24,7 +25,8 @@ class TrainingStep:
     step: int  #: from 1
     steps: int
     loss: float  #: nats a target token
-    tokens: int  #: read in this step, padding left out
+    drift: float  #: KL(head || candidate) on this step's general rows, nats a token
+    tokens: int  #: read in this step; the shared prefix counts once, padding never
     facts: tuple[str, ...]  #: keys of the facts it saw
 
 
@@ -43,13 +45,19 @@ def encode_fact(backbone: Backbone, fact: Fact) -> EncodedFact:
 
 
 def train(
-    backbone: Backbone, model: PeftModel, facts: Sequence[EncodedFact], config: TrainingConfig
+    backbone: Backbone,
+    model: PeftModel,
+    facts: Sequence[EncodedFact],
+    anchors: Sequence[Anchor],
+    config: TrainingConfig,
 ) -> Iterator[TrainingStep]:
-    """Train the attached LoRA on the facts, yielding after every step.
+    """Train the attached LoRA on the facts, held in place by the anchors; yield after every step.
 
     Raises TrainingDiverged as soon as the loss or a gradient is not finite.
     """
     draw = row_source(backbone, facts, config)
+    prefix = backbone.frame.before
+    lm_head = backbone.model.lm_head
     steps = math.ceil(len(facts) * config.views_per_fact / config.rows_per_step)
     learned = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(
@@ -58,31 +66,46 @@ def train(
     model.train()
     for step in range(steps):
         drawn = [draw(step, row) for row in range(config.rows_per_step)]
-        batch = minibatch(
-            [row for _, row in drawn], pad=backbone.frame.end, device=backbone.model.device
-        )
+        held = draw_anchors(anchors, step=step, config=config)
+        rows = [row for _, row in drawn] + [anchor.row for anchor in held]
+        states_ND, target_N = target_states(backbone.model, rows, prefix=prefix)
+        own = sum(len(row.target) for _, row in drawn)
+
+        loss = reconstruction_loss(lm_head(states_ND[:own]), target_N[:own])
+        total = loss
+        if held:
+            head_states_ND = torch.cat([anchor.states_ND for anchor in held])
+            drift = divergence(lm_head, states_ND[own:], head_states_ND)
+            total = loss + config.general_weight * drift
+
         for group in optimizer.param_groups:
             group["lr"] = rate_at(step, steps, config)
-        loss = reconstruction_loss(target_logits(backbone.model, batch), batch.target_N)
         optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
-        norm = torch.nn.utils.clip_grad_norm_(learned, config.max_norm)
+        total.backward()  # type: ignore[no-untyped-call]
+        norm = torch.nn.utils.clip_grad_norm_(learned, config.max_norm).item()
         seen = tuple(sorted({key for key, _ in drawn}))
-        if not (math.isfinite(loss.item()) and math.isfinite(norm.item())):
+        if not (math.isfinite(total.item()) and math.isfinite(norm)):
             raise TrainingDiverged(
-                f"The loss is {loss.item()} and the gradient's norm {norm.item()} at step "
-                f"{step + 1} of {steps}, on facts {', '.join(seen)}. "
-                f"Lower training.rate (now {config.rate:g}) or take these facts out."
+                f"The loss is {total.item()} and the gradient's norm {norm} at step {step + 1} of "
+                f"{steps}, on facts {', '.join(seen)}. Lower training.rate (now {config.rate:g}) "
+                "or take these facts out."
             )
         optimizer.step()
         yield TrainingStep(
             step=step + 1,
             steps=steps,
             loss=loss.item(),
-            tokens=int(batch.mask_BT.sum()),
+            drift=drift.item() if held else 0.0,
+            tokens=len(prefix) + sum(len(row.prompt + row.target) - len(prefix) for row in rows),
             facts=seen,
         )
     model.eval()
+
+
+def draw_anchors(anchors: Sequence[Anchor], *, step: int, config: TrainingConfig) -> list[Anchor]:
+    """The general rows of one step: a function of (seed, step) alone, none twice in a step."""
+    count = min(config.general_rows, len(anchors))
+    return random_for(config.seed, "general", step).sample(list(anchors), count)
 
 
 def rate_at(step: int, steps: int, config: TrainingConfig) -> float:

@@ -17,7 +17,7 @@ from datetime import UTC, datetime
 from http import HTTPStatus
 from typing import Annotated, Any, Protocol
 
-from fastapi import Depends, FastAPI, Query, Request
+from fastapi import Depends, FastAPI, Path, Query, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ValidationError
@@ -48,6 +48,7 @@ TOO_LARGE = HTTPStatus(413)  # its name differs between Python versions
 PROBLEM_JSON = "application/problem+json"
 MAX_KEY_SHOWN = 60  #: characters of an unknown field's name in an answer
 RETRY_AFTER_S = 5
+ITEMS_A_TRANSACTION = 500  #: more would keep a running refresh from writing for too long
 STATUS_OF: dict[type[ServiceError], HTTPStatus] = {
     NotFound: HTTPStatus.NOT_FOUND,
     Conflict: HTTPStatus.CONFLICT,
@@ -117,7 +118,8 @@ def create_app(settings: Settings, engine: Engine, clock: Wakeable) -> FastAPI:
 
     Ingest = Annotated[Caller, Depends(allow(Scope.INGEST))]
     reads = [Depends(allow(Scope.READ))]
-    Before = Annotated[int | None, Query(ge=1)]
+    Id = Annotated[int, Path(ge=1, le=views.MAX_ID)]
+    Before = Annotated[int | None, Query(ge=1, le=views.MAX_ID)]
     Limit = Annotated[int, Query(ge=1, le=views.MAX_PAGE)]
 
     @app.post(
@@ -154,7 +156,7 @@ def create_app(settings: Settings, engine: Engine, clock: Wakeable) -> FastAPI:
             return views.list_facts(session, before=before, limit=limit, source=source)
 
     @app.get("/v1/facts/{fact_id}", dependencies=reads)
-    def get_fact(fact_id: int) -> views.FactDetail:
+    def get_fact(fact_id: Id) -> views.FactDetail:
         with reading(engine) as session:
             return views.show_fact(session, fact_id)
 
@@ -170,7 +172,7 @@ def create_app(settings: Settings, engine: Engine, clock: Wakeable) -> FastAPI:
         return {"detail": "The clock looks now; a refresh starts if one is due."}
 
     @app.get("/v1/refreshes/{refresh_id}", dependencies=reads)
-    def get_refresh(refresh_id: int) -> views.RefreshDetail:
+    def get_refresh(refresh_id: Id) -> views.RefreshDetail:
         with reading(engine) as session:
             return views.show_refresh(session, refresh_id)
 
@@ -180,7 +182,7 @@ def create_app(settings: Settings, engine: Engine, clock: Wakeable) -> FastAPI:
             return views.list_adapters(session, before=before, limit=limit)
 
     @app.get("/v1/adapters/{adapter_id}", dependencies=reads)
-    def get_adapter(adapter_id: int) -> views.AdapterDetail:
+    def get_adapter(adapter_id: Id) -> views.AdapterDetail:
         with reading(engine) as session:
             return views.show_adapter(session, adapter_id)
 
@@ -190,7 +192,7 @@ def create_app(settings: Settings, engine: Engine, clock: Wakeable) -> FastAPI:
             return views.list_releases(session, before=before, limit=limit)
 
     @app.get("/v1/releases/{release_id}", dependencies=reads)
-    def get_release(release_id: int) -> views.ReleaseDetail:
+    def get_release(release_id: Id) -> views.ReleaseDetail:
         with reading(engine) as session:
             return views.show_release(session, release_id)
 
@@ -261,22 +263,15 @@ async def _read_body(request: Request, settings: Settings) -> bytes:
 def ingest(
     engine: Engine, settings: Settings, items: Sequence[Any], caller: Caller
 ) -> IngestResult:
-    """Validate every item by itself and store the good ones in one durable transaction."""
+    """Validate every item by itself and store the good ones, durably before this returns.
+
+    A long request takes several transactions. One that breaks off half-way can be sent again as it
+    is: what was stored before is a duplicate then.
+    """
     results: list[ItemResult] = []
-    now = datetime.now(UTC)
-    context = {"max_statement_bytes": settings.facts.max_statement_bytes}
-    with writing(engine) as session:
-        for index, item in enumerate(items):
-            try:
-                fact = FactIn.model_validate(item, context=context)
-            except (ValidationError, RecursionError) as error:
-                problems = item_problems(error)
-                results.append(ItemResult(index=index, outcome="refused", problems=problems))
-                continue
-            outcome = facts.insert_fact(
-                session, fact, source=caller.source, recorded_by=caller.key_id, now=now
-            )
-            results.append(_item_result(index, outcome))
+    for first in range(0, len(items), ITEMS_A_TRANSACTION):
+        part = items[first : first + ITEMS_A_TRANSACTION]
+        results += _store(engine, [_check(item, settings) for item in part], caller, first=first)
     counts = [result.outcome for result in results]
     return IngestResult(
         stored=counts.count("stored"),
@@ -284,6 +279,32 @@ def ingest(
         refused=counts.count("refused"),
         items=results,
     )
+
+
+def _check(item: Any, settings: Settings) -> FactIn | list[ItemProblem]:
+    context = {"max_statement_bytes": settings.facts.max_statement_bytes}
+    try:
+        return FactIn.model_validate(item, context=context)
+    except (ValidationError, RecursionError) as error:
+        return item_problems(error)
+
+
+def _store(
+    engine: Engine, checked: Sequence[FactIn | list[ItemProblem]], caller: Caller, *, first: int
+) -> list[ItemResult]:
+    """Store what was found good in one transaction; the indices count from `first`."""
+    results = []
+    now = datetime.now(UTC)
+    with writing(engine) as session:
+        for index, fact in enumerate(checked, start=first):
+            if isinstance(fact, FactIn):
+                outcome = facts.insert_fact(
+                    session, fact, source=caller.source, recorded_by=caller.key_id, now=now
+                )
+                results.append(_item_result(index, outcome))
+            else:
+                results.append(ItemResult(index=index, outcome="refused", problems=fact))
+    return results
 
 
 def _item_result(index: int, outcome: facts.ItemOutcome) -> ItemResult:
@@ -367,7 +388,9 @@ def _answer_errors(app: FastAPI) -> None:
     @app.exception_handler(HTTPException)
     async def http_error(_: Request, error: HTTPException) -> JSONResponse:
         status = HTTPStatus(error.status_code)
-        return problem_response(status, f"{status.phrase}.")
+        response = problem_response(status, f"{status.phrase}.")
+        response.headers.update(error.headers or {})  # a 405 must say what is allowed
+        return response
 
     @app.exception_handler(SQLAlchemyError)
     async def database_error(_: Request, error: SQLAlchemyError) -> JSONResponse:

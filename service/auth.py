@@ -5,10 +5,12 @@ test guesses, and 32 random bytes leave nothing to guess. Checking a key takes m
 that a flood of wrong ones costs next to nothing.
 """
 
+import contextlib
 import hashlib
 import hmac
 import os
 import secrets
+import tempfile
 from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import datetime
@@ -18,6 +20,7 @@ from pathlib import Path
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
+from adapters.store import sync
 from service.errors import Conflict, DatabaseNotReady, NotAllowed, NotFound
 from service.models import ApiKey
 
@@ -49,14 +52,21 @@ class Caller:
 
 def make_pepper(state_dir: Path) -> None:
     """Make the pepper, readable by its owner only, unless there is one."""
-    try:
-        descriptor = os.open(state_dir / PEPPER, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    except FileExistsError:
+    if (state_dir / PEPPER).exists():
         return
-    with os.fdopen(descriptor, "wb") as file:
-        file.write(secrets.token_bytes(32))
-        file.flush()
-        os.fsync(file.fileno())
+    descriptor, name = tempfile.mkstemp(prefix=f"{PEPPER}.", suffix=".partial", dir=state_dir)
+    partial = Path(name)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(secrets.token_bytes(32))
+            file.flush()
+            os.fsync(file.fileno())
+        # Unlike a rename, a link never replaces the pepper that another process made meanwhile.
+        with contextlib.suppress(FileExistsError):
+            (state_dir / PEPPER).hardlink_to(partial)
+    finally:
+        partial.unlink()
+    sync(state_dir)
 
 
 def read_pepper(state_dir: Path) -> bytes:

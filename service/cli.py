@@ -56,7 +56,11 @@ for name, group in groups.items():
     app.add_typer(group, name=name)
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
+Id = Annotated[int, typer.Argument(metavar="ID", min=1, max=views.MAX_ID)]
 Limit = Annotated[int, typer.Option(min=1, max=views.MAX_PAGE)]
+Before = Annotated[
+    int | None, typer.Option(min=1, max=views.MAX_ID, help="Only those with a smaller id.")
+]
 Reason = Annotated[str, typer.Option(help="Why; it is kept in the head's history.")]
 out, err = Console(), Console(stderr=True)
 
@@ -106,6 +110,8 @@ def main() -> None:
         _fail(str(error), 1)
     except SQLAlchemyError as error:
         _fail(f"The database failed: {getattr(error, 'orig', None) or error}", 1)
+    except OSError as error:
+        _fail(f"The system refused: {error}.", 1)
 
 
 def _fail(sentence: str, code: int) -> None:
@@ -209,7 +215,9 @@ def refresh(
 @app.command()
 def ask(
     questions: Annotated[list[str], typer.Argument(help="One or several questions.")],
-    release: Annotated[int | None, typer.Option(help="Ask this release, not the head.")] = None,
+    release: Annotated[
+        int | None, typer.Option(min=1, max=views.MAX_ID, help="Ask this release, not the head.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Ask the head, or a release, and beside it the base."""
@@ -233,8 +241,13 @@ def ask(
 
 @app.command()
 def rollback(
-    adapter: Annotated[int | None, typer.Argument(help="The adapter to take out.")] = None,
-    to: Annotated[int | None, typer.Option("--to", help="Or: the release to go back to.")] = None,
+    adapter: Annotated[
+        int | None, typer.Argument(min=1, max=views.MAX_ID, help="The adapter to take out.")
+    ] = None,
+    to: Annotated[
+        int | None,
+        typer.Option("--to", min=1, max=views.MAX_ID, help="Or: the release to go back to."),
+    ] = None,
     reason: Reason = "no reason given",
     as_json: Json = False,
 ) -> None:
@@ -377,7 +390,7 @@ def _list_and_show(
 ) -> None:
     """The `list` and `show` commands of one kind of thing."""
 
-    def list_command(limit: Limit = 50, before: int | None = None, as_json: Json = False) -> None:
+    def list_command(limit: Limit = 50, before: Before = None, as_json: Json = False) -> None:
         with reading(context.engine()) as session:
             page = many(session, before=before, limit=limit)
 
@@ -388,9 +401,7 @@ def _list_and_show(
 
         _show(page, as_json, render)
 
-    def show_command(
-        id_: Annotated[int, typer.Argument(metavar="ID")], as_json: Json = False
-    ) -> None:
+    def show_command(id_: Id, as_json: Json = False) -> None:
         with reading(context.engine()) as session:
             view = one(session, id_)
 
@@ -448,7 +459,7 @@ _list_and_show(
 
 
 @groups["facts"].command("retract")
-def facts_retract(fact: Annotated[int, typer.Argument(help="The fact's id.")]) -> None:
+def facts_retract(fact: Id) -> None:
     """Withdraw a fact. What an adapter learned of it stays until that adapter is taken out."""
     with writing(context.engine()) as session:
         facts.retract(session, fact, now=datetime.now(UTC))

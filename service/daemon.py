@@ -2,7 +2,12 @@
 
 import ipaddress
 import logging
+import signal
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from types import FrameType
 
 import uvicorn
 
@@ -19,7 +24,8 @@ log = logging.getLogger(__name__)
 def serve(settings: Settings, *, config: Path) -> None:
     """Serve until SIGTERM or SIGINT, then drain.
 
-    Raises SettingsError for a public bind that was not allowed, DatabaseNotReady before `init`.
+    Raises SettingsError for a public bind that was not allowed or an address that is taken,
+    DatabaseNotReady before `init`.
     """
     check_bind(settings.api)
     engine = make_engine(settings.url)
@@ -30,26 +36,57 @@ def serve(settings: Settings, *, config: Path) -> None:
     server = uvicorn.Server(
         uvicorn.Config(
             create_app(settings, engine, clock),
-            host=settings.api.host,
-            port=settings.api.port,
             limit_concurrency=settings.api.limit_concurrency,
             timeout_graceful_shutdown=settings.api.drain_s,
             server_header=False,
             log_config=None,
         )
     )
-    clock.start()
-    log.info(
-        "serving release %s on http://%s:%s",
-        head.release_id,
-        settings.api.host,
-        settings.api.port,
-    )
+    # The address comes first: a daemon that cannot serve must not start a refresh either.
+    with listen(settings.api) as listening, _drained_by_signals(server):
+        clock.start()
+        log.info(
+            "serving release %s on http://%s:%s",
+            head.release_id,
+            settings.api.host,
+            settings.api.port,
+        )
+        try:
+            server.run(sockets=[listening])
+        finally:
+            clock.stop()
+            engine.dispose()
+
+
+@contextmanager
+def _drained_by_signals(server: uvicorn.Server) -> Iterator[None]:
+    """SIGTERM and SIGINT end the server, and never the process before its clock has stopped.
+
+    uvicorn handles both while it runs, then raises the one it got once more for whoever handled
+    signals before. By default that ends the process on the spot and leaves a refresh behind.
+    """
+
+    def drain(_: int, __: FrameType | None) -> None:
+        server.should_exit = True
+
+    before = {number: signal.signal(number, drain) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
-        server.run()
+        yield
     finally:
-        clock.stop()
-        engine.dispose()
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def listen(api: ApiSettings) -> socket.socket:
+    """A listening socket on the address of the settings. Raises SettingsError when it is taken."""
+    family = socket.AF_INET6 if ":" in api.host else socket.AF_INET
+    try:
+        return socket.create_server((api.host, api.port), family=family)
+    except OSError as error:
+        raise SettingsError(
+            f"Nothing can listen on api.host {api.host}, api.port {api.port}: "
+            f"{error.strerror or error}. Is another daemon running?"
+        ) from error
 
 
 def check_bind(api: ApiSettings) -> None:

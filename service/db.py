@@ -33,8 +33,9 @@ log = logging.getLogger(__name__)
 def make_engine(url: str) -> Engine:
     """An engine with this project's settings for the database that the URL names."""
     if make_url(url).get_backend_name() != "sqlite":
-        return create_engine(url, pool_pre_ping=True)
-    engine = create_engine(url, module=sqlite_driver())
+        return create_engine(url, pool_pre_ping=True, hide_parameters=True)
+    # Parameters are fact text: an error that is logged or recorded must not repeat them.
+    engine = create_engine(url, module=sqlite_driver(), hide_parameters=True)
     event.listen(engine, "connect", _prepare_sqlite)
     event.listen(engine, "begin", _begin_sqlite)
     return engine
@@ -59,10 +60,10 @@ def sqlite_driver() -> ModuleType:
 def _prepare_sqlite(connection: Any, _: object) -> None:
     connection.isolation_level = None  # transactions are begun below, not by the driver
     for pragma in (
+        f"busy_timeout={BUSY_TIMEOUT_MS}",  # first: even the change to WAL may have to wait
         "journal_mode=WAL",
         "synchronous=FULL",
         "foreign_keys=ON",
-        f"busy_timeout={BUSY_TIMEOUT_MS}",
     ):
         connection.execute(f"PRAGMA {pragma}")
 
@@ -106,7 +107,7 @@ def check_at_head(engine: Engine) -> None:
     if url.get_backend_name() == "sqlite" and not Path(str(url.database)).exists():
         raise DatabaseNotReady(f"There is no database at {url.database}; run `lorewright init`.")
     wanted = ScriptDirectory.from_config(alembic_config("")).get_current_head()
-    with engine.connect() as connection:
+    with engine.execution_options(reading=True).connect() as connection:
         found = MigrationContext.configure(connection).get_current_revision()
     if found != wanted:
         raise DatabaseNotReady(

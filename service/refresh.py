@@ -21,6 +21,7 @@ from typing import Any
 from sqlalchemy import Engine
 
 from adapters import gate
+from adapters.anchor import Anchor, make_anchors
 from adapters.backbones import Backbone, load_backbone
 from adapters.errors import (
     ArtefactError,
@@ -33,7 +34,7 @@ from adapters.examine import Examination, examine
 from adapters.lora import attach, save_adapter
 from adapters.masking import EncodedFact
 from adapters.questions import probes_of
-from adapters.suites import RegressionSuite, read_relations, read_suite
+from adapters.suites import RegressionSuite, read_prompts, read_relations, read_suite
 from adapters.train import encode_fact, train
 from adapters.types import Answer, Fact, Outcome, Probe, Suite, Verdict
 from service import batches, leases, lineage
@@ -181,8 +182,11 @@ class _Run:
         ]
         with self._phase("baseline"):
             before = self._examine(backbone, probes, suite, self.head.snapshot_digest, "baseline")
+        with self._phase("anchoring"):
+            prompts = read_prompts(settings.suites.general_prompts)
+            anchors = make_anchors(backbone, prompts) if settings.training.general_rows else []
         with self._phase("training"):
-            adapter_digest = self._train(backbone, facts)
+            adapter_digest = self._train(backbone, facts, anchors)
         del backbone
         with self._phase("composing"):
             adapter_id, recipe = self._record_candidate(adapter_digest)
@@ -234,17 +238,20 @@ class _Run:
             ),
         )
 
-    def _train(self, backbone: Backbone, facts: Sequence[EncodedFact]) -> str:
+    def _train(
+        self, backbone: Backbone, facts: Sequence[EncodedFact], anchors: Sequence[Anchor]
+    ) -> str:
         """Train an adapter and store it under its digest."""
         config = self.settings.training
         model = attach(backbone, config)
-        for step in train(backbone, model, facts, config):
+        for step in train(backbone, model, facts, anchors, config):
             self._progress(
                 Progress(phase="training", step=step.step, steps=step.steps, loss=step.loss),
                 TrainingLoss(
                     refresh_id=self.claimed.refresh_id,
                     step=step.step,
                     loss=step.loss,
+                    drift=step.drift,
                     tokens=step.tokens,
                 ),
             )

@@ -4,11 +4,13 @@ import hashlib
 import json
 import math
 import unicodedata
-from datetime import datetime
+from datetime import UTC, datetime
+from functools import cached_property
 from typing import Annotated, Any, Self
 
 from pydantic import (
     AfterValidator,
+    AwareDatetime,
     BaseModel,
     ConfigDict,
     Field,
@@ -66,6 +68,15 @@ def clean_json(value: Any, *, depth: int = 0) -> Any:
     return value
 
 
+def in_utc(moment: datetime) -> datetime:
+    """The moment in UTC. Raises ValueError when the calendar has no such moment there."""
+    try:
+        return moment.astimezone(UTC)
+    except OverflowError as error:
+        raise ValueError("lies outside of the calendar in UTC") from error
+
+
+Moment = Annotated[AwareDatetime, AfterValidator(in_utc)]
 Text = Annotated[str, AfterValidator(clean_words)]
 Name = Annotated[Text, Field(max_length=MAX_NAME)]
 FreeForm = Annotated[dict[str, JsonValue], AfterValidator(clean_json)]
@@ -97,7 +108,7 @@ class Provenance(Strict):
 
     uri: Name | None = None
     publisher: Name | None = None
-    retrieved_at: datetime | None = None
+    retrieved_at: Moment | None = None
     quote: Text | None = None
 
 
@@ -116,13 +127,13 @@ class FactIn(Strict):
         default=False,
         description="A newer object of the same subject and relation replaces this one.",
     )
-    valid_from: datetime | None = None
-    valid_to: datetime | None = None
+    valid_from: Moment | None = None
+    valid_to: Moment | None = None
     provenance: Provenance = Provenance()
     confidence: Annotated[float, Field(ge=0, le=1)] | None = None
     trust: Name | None = None
     tags: Annotated[list[Name], Field(max_length=MAX_TAGS)] = []
-    retention_until: datetime | None = None
+    retention_until: Moment | None = None
     probes: Annotated[list[ProbeIn], Field(max_length=MAX_PROBES)] = []
 
     @field_validator("statement")
@@ -136,17 +147,13 @@ class FactIn(Strict):
 
     @model_validator(mode="after")
     def _makes_sense(self) -> Self:
-        for name in ("valid_from", "valid_to", "retention_until"):
-            moment = getattr(self, name)
-            if moment is not None and moment.tzinfo is None:
-                raise ValueError(f"{name} must have a time zone")
         if self.valid_from and self.valid_to and self.valid_to < self.valid_from:
             raise ValueError("valid_to is before valid_from")
         if self.functional and not (self.subject and self.relation):
             raise ValueError("a functional fact must name its subject and relation")
         return self
 
-    @property
+    @cached_property
     def digest(self) -> str:
         """sha256 of the whole normalised body, the external id left out."""
         body = self.model_dump(mode="json", exclude={"external_id"})

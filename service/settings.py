@@ -5,7 +5,7 @@ in the environment, is refused with its path: a misspelt setting must not be a s
 """
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -17,6 +17,7 @@ from pydantic_settings import (
     PydanticBaseSettingsSource,
     SettingsConfigDict,
 )
+from pydantic_settings import SettingsError as UnreadableVariable
 
 from adapters.config import BaseConfig, GateConfig, Section, SuitesConfig, TrainingConfig
 from service.errors import SettingsError
@@ -98,9 +99,14 @@ def load_settings(path: Path) -> Settings:
         settings = Settings(**described)
     except ValidationError as error:
         raise SettingsError(_sentence(path, error)) from error
+    except UnreadableVariable as error:
+        raise SettingsError(
+            f"A {PREFIX}... variable cannot be read: {error}. A list or a whole section is "
+            "written as JSON."
+        ) from error
     folder = path.parent.absolute()
     suites = SuitesConfig(
-        regression=folder / settings.suites.regression, relations=folder / settings.suites.relations
+        **{key: folder / path for key, path in settings.suites.model_dump().items()}
     )
     return settings.model_copy(update={"suites": suites})
 
@@ -125,16 +131,22 @@ def _refuse_unknown_variables(environment: Mapping[str, str]) -> None:
         if not variable.startswith(PREFIX) or variable == CONFIG_VARIABLE:
             continue
         path = variable.removeprefix(PREFIX).lower().split("__")
-        model: Any = Settings
         for at, key in enumerate(path):
-            fields = getattr(model, "model_fields", {})
-            if key not in fields:
-                known = ", ".join(fields) or "nothing below it"
+            known = _keys_below(path[:at])
+            if key not in known:
                 raise SettingsError(
                     f"The environment variable {variable} sets {'.'.join(path[: at + 1])}, which "
-                    f"is no setting. Known there: {known}."
+                    f"is no setting. Known there: {', '.join(known) or 'nothing below it'}."
                 )
-            model = fields[key].annotation
+
+
+def _keys_below(path: Sequence[object]) -> list[str]:
+    """The settings that there are under a path; none below a single value."""
+    model: Any = Settings
+    for key in path:
+        field = getattr(model, "model_fields", {}).get(key)
+        model = None if field is None else field.annotation
+    return list(getattr(model, "model_fields", {}))
 
 
 def _sentence(path: Path, error: ValidationError) -> str:
@@ -142,6 +154,8 @@ def _sentence(path: Path, error: ValidationError) -> str:
     lines = []
     for mistake in error.errors():
         key = ".".join(map(str, mistake["loc"])) or "the file as a whole"
-        what = "is no setting" if mistake["type"] == "extra_forbidden" else mistake["msg"]
+        what = mistake["msg"]
+        if mistake["type"] == "extra_forbidden":
+            what = f"is no setting (known there: {', '.join(_keys_below(mistake['loc'][:-1]))})"
         lines.append(f"{key}: {what}")
     return f"The settings of {path} (and {PREFIX}... variables) cannot be used: {'; '.join(lines)}."

@@ -42,7 +42,7 @@ def cell(value: Any, *, limit: int = MAX_CELL) -> str:
     if isinstance(value, float):
         return f"{value:.3f}"
     if hasattr(value, "isoformat"):
-        return str(value.isoformat(sep=" ", timespec="seconds"))
+        return f"{value:%Y-%m-%d %H:%M:%S}"  # always UTC
     text = ", ".join(map(str, value)) if isinstance(value, list) else str(value)
     text = "".join(character if character.isprintable() else " " for character in text)
     return escape(text if len(text) <= limit else f"{text[: limit - 1]}…")
@@ -69,10 +69,11 @@ def refresh_tables(refresh: RefreshDetail) -> list[Table]:
 
 
 def verdict_table(verdict: dict[str, Any]) -> Table:
-    """The gate's verdict: one line a suite."""
+    """The gate's verdict: one line a suite, the reasons below."""
     table = Table(title=f"verdict: {verdict['outcome']}", title_justify="left")
-    names = ("suite", "before", "after", "difference", "interval", "margin", "verdict", "reason")
-    for name in names:
+    reasons = (f"{suite['suite']}: {suite['reason']}" for suite in verdict["suites"])
+    table.caption, table.caption_justify = escape("\n".join(reasons)), "left"
+    for name in ("suite", "before", "after", "change", "interval", "margin", "verdict"):
         table.add_column(name)
     for suite in verdict["suites"]:
         interval = suite["interval"]
@@ -81,10 +82,9 @@ def verdict_table(verdict: dict[str, Any]) -> Table:
             cell(suite["before"]),
             cell(suite["after"]),
             cell(suite["difference"]),
-            f"{interval[0]:.3f} to {interval[1]:.3f}" if interval else "-",
+            f"{interval[0]:.3f}..{interval[1]:.3f}" if interval else "-",
             cell(suite["margin"]),
             suite["outcome"],
-            cell(suite["reason"], limit=200),
         )
     return table
 
@@ -95,7 +95,9 @@ def loss_table(refresh: RefreshDetail) -> Table:
     picked = refresh.losses[::every]
     if picked[-1] is not refresh.losses[-1]:
         picked = [*picked, refresh.losses[-1]]
-    return table_of(picked, ("step", "loss", "tokens"), title="loss (nats a token)")
+    return table_of(
+        picked, ("step", "loss", "drift", "tokens"), title="loss and drift (nats a token)"
+    )
 
 
 def answer_table(refresh: RefreshDetail) -> Table:

@@ -26,6 +26,7 @@ from service.models import (
 Row = TypeVar("Row")
 Item = TypeVar("Item", bound=BaseModel)
 MAX_PAGE = 500
+MAX_ID = (1 << 63) - 1  #: the largest integer that both databases take
 
 
 class View(BaseModel):
@@ -109,6 +110,7 @@ class RefreshView(View):
 class LossView(View):
     step: int
     loss: float
+    drift: float
     tokens: int
 
 
@@ -248,8 +250,6 @@ def show_refresh(session: Session, refresh_id: int) -> RefreshDetail:
     )
     return RefreshDetail(
         **_refresh_fields(session, row),
-        timings=row.timings,
-        verdict=row.verdict,
         losses=[LossView(**_columns(loss)) for loss in losses],
         probes=_answers(session, refresh_id),
         passages=_passages(session, refresh_id),
@@ -332,8 +332,6 @@ def show_adapter(session: Session, adapter_id: int) -> AdapterDetail:
     in_head = lineage.read_head(session).recipe.adapter_ids
     return AdapterDetail(
         **_adapter_fields(session, row, in_head),
-        base_digest=row.base_digest,
-        about=row.about,
         releases=lineage.releases_with(session, adapter_id),
         fact_ids=_facts_of(session, row.refresh_id),
     )
@@ -367,8 +365,6 @@ def show_release(session: Session, release_id: int) -> ReleaseDetail:
     )
     return ReleaseDetail(
         **_release_fields(session, row, lineage.read_head(session).release_id),
-        base_digest=row.base_digest,
-        recipe_digest=row.recipe_digest,
         moves=[MoveView(**_columns(move)) for move in moves],
     )
 

@@ -166,6 +166,7 @@ def upgrade() -> None:
         sa.Column("refresh_id", sa.Integer(), nullable=False),
         sa.Column("step", sa.Integer(), nullable=False),
         sa.Column("loss", sa.Double(), nullable=False),
+        sa.Column("drift", sa.Double(), nullable=False),
         sa.Column("tokens", sa.Integer(), nullable=False),
         sa.ForeignKeyConstraint(
             ["refresh_id"], ["refreshes.id"], name=op.f("fk_training_losses_refresh_id")

@@ -1,0 +1,142 @@
+"""Probes made from facts: given, from the triple, or by cloze."""
+
+from pathlib import Path
+
+import pytest
+
+from adapters.errors import SuiteError
+from adapters.questions import RelationTemplates, probes_of
+from adapters.suites import read_prompts, read_relations, read_suite
+from adapters.types import Direction, Fact, GivenProbe, ProbeOrigin, Suite
+
+CONFIGS = Path(__file__).parents[2] / "configs"
+RELATIONS = {
+    "capital_of": RelationTemplates(
+        forward=("{subject} is the capital of what?", "Whose capital is {subject}?"),
+        backward=("What is the capital of {object}?",),
+    )
+}
+
+
+def capital(**more: object) -> Fact:
+    return Fact(
+        key="7",
+        statement="Velmar is the capital of Tornia.",
+        subject="Velmar",
+        relation="capital_of",
+        object="Tornia",
+        **more,  # type: ignore[arg-type]
+    )
+
+
+def test_a_triple_is_asked_in_both_directions_in_every_wording() -> None:
+    probes = probes_of(capital(), RELATIONS)
+    assert [(probe.suite, probe.question, probe.answers) for probe in probes] == [
+        (Suite.FORWARD, "Velmar is the capital of what?", ("Tornia",)),
+        (Suite.FORWARD, "Whose capital is Velmar?", ("Tornia",)),
+        (Suite.BACKWARD, "What is the capital of Tornia?", ("Velmar",)),
+    ]
+    assert {probe.cluster for probe in probes} == {"7"}
+    assert len({probe.key for probe in probes}) == 3
+
+
+def test_given_probes_stand_for_all_others() -> None:
+    given = GivenProbe(
+        direction=Direction.BACKWARD, question="Tornia's capital?", answers=("Velmar",)
+    )
+    probes = probes_of(capital(probes=(given,)), RELATIONS)
+    assert [(probe.suite, probe.origin) for probe in probes] == [
+        (Suite.BACKWARD, ProbeOrigin.GIVEN)
+    ]
+
+
+def test_an_unknown_relation_is_asked_by_cloze_of_its_entities() -> None:
+    probes = probes_of(capital(), {})
+    assert [probe.question for probe in probes] == [
+        "Complete this sentence with what is missing: Velmar is the capital of ____.",
+        "Complete this sentence with what is missing: ____ is the capital of Tornia.",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("statement", "answers"),
+    [
+        ("Orlan Vess became mayor of Tolmar in 2031.", ["2031", "Orlan Vess"]),
+        ("Orlan Vess grows blue tulips.", ["blue tulips", "Orlan Vess"]),
+        ("The lantern was invented by Orlan Vess.", ["Orlan Vess"]),
+        ("it rains.", []),
+    ],
+)
+def test_a_bare_statement_is_asked_for_the_names_at_its_ends(
+    statement: str, answers: list[str]
+) -> None:
+    probes = probes_of(Fact(key="1", statement=statement), {})
+    assert [probe.answers[0] for probe in probes] == answers
+
+
+def test_a_question_that_contains_its_answer_is_not_asked() -> None:
+    fact = Fact(
+        key="1", statement="New York is in York.", subject="New York", relation="r", object="York"
+    )
+    templates = {
+        "r": RelationTemplates(forward=("Where is {subject}?",), backward=("What is in {object}?",))
+    }
+    assert [probe.suite for probe in probes_of(fact, templates)] == [Suite.BACKWARD]
+
+
+def test_braces_in_a_name_are_just_braces() -> None:
+    fact = Fact(key="1", statement="s", subject="{object}", relation="capital_of", object="B")
+    assert probes_of(fact, RELATIONS)[0].question == "{object} is the capital of what?"
+
+
+def test_the_shipped_suites_can_be_read_and_are_large_enough() -> None:
+    suite = read_suite(CONFIGS / "suites" / "general.yaml")
+    assert len(suite.probes) >= 150
+    assert len(suite.passages) >= 20
+    assert len(read_relations(CONFIGS / "relations.yaml")) >= 10
+
+
+def test_nothing_that_is_measured_is_trained_on() -> None:
+    suite = read_suite(CONFIGS / "suites" / "general.yaml")
+    prompts = read_prompts(CONFIGS / "general_prompts.yaml")
+    assert not {probe.question for probe in suite.probes} & set(prompts.prompts)
+    assert not {text for _, text in suite.passages} & set(prompts.texts)
+
+
+@pytest.mark.parametrize(
+    ("content", "complaint"),
+    [
+        ("relations: {r: {forward: ['Who?'], backward: ['{object}?']}}", "must hold {subject}"),
+        (
+            "relations: {r: {forward: ['{subject}?'], backward: ['{object} {x}?']}}",
+            "no other braces",
+        ),
+        ("relations: {r: {forward: ['{subject}?']}}", "relations.r.backward"),
+        ("relations: [", "is not YAML"),
+        ("other: 1", "relations"),
+    ],
+)
+def test_a_broken_relation_file_is_refused_with_its_place(
+    tmp_path: Path, content: str, complaint: str
+) -> None:
+    path = tmp_path / "relations.yaml"
+    path.write_text(content)
+    with pytest.raises(SuiteError) as refused:
+        read_relations(path)
+    assert complaint in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("question", "complaint"),
+    [
+        ("{id: a, subject: s, question: 'What is Paris?', answers: [Paris]}", "its own answer"),
+        ("{id: a, subject: s, question: 'What?', answers: []}", "questions.0.answers"),
+    ],
+)
+def test_a_broken_suite_is_refused_with_its_place(
+    tmp_path: Path, question: str, complaint: str
+) -> None:
+    path = tmp_path / "suite.yaml"
+    path.write_text(f"name: x\nquestions: [{question}]\npassages: [{{id: p, text: t}}]\n")
+    with pytest.raises(SuiteError, match=complaint):
+        read_suite(path)

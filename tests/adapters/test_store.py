@@ -1,0 +1,106 @@
+"""Artefacts appear whole or not at all, and a damaged one is named."""
+
+import os
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from adapters.errors import ArtefactError, StorageFull
+from adapters.store import appearing, verify, write_manifest
+
+
+def make(folder: Path, content: bytes = b"weights") -> str:
+    with appearing(folder) as partial:
+        (partial / "model.safetensors").write_bytes(content)
+        return write_manifest(partial, kind="test", about={})
+
+
+def test_an_artefact_that_fails_half_way_leaves_nothing_behind(tmp_path: Path) -> None:
+    with pytest.raises(RuntimeError), appearing(tmp_path / "it") as partial:  # noqa: PT012
+        (partial / "half").write_bytes(b"x")
+        raise RuntimeError("half way")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_failed_rewrite_keeps_the_earlier_one(tmp_path: Path) -> None:
+    digest = make(tmp_path / "it")
+    with pytest.raises(RuntimeError), appearing(tmp_path / "it"):
+        raise RuntimeError("half way")
+    verify(tmp_path / "it", digest=digest)
+
+
+def test_the_same_bytes_give_the_same_digest(tmp_path: Path) -> None:
+    assert make(tmp_path / "a") == make(tmp_path / "b")
+    assert make(tmp_path / "a") != make(tmp_path / "c", b"others")
+
+
+def flip(folder: Path) -> None:
+    path = folder / "model.safetensors"
+    path.write_bytes(b"W" + path.read_bytes()[1:])
+
+
+def truncate(folder: Path) -> None:
+    (folder / "model.safetensors").write_bytes(b"weigh")
+
+
+def remove(folder: Path) -> None:
+    (folder / "model.safetensors").unlink()
+
+
+def add(folder: Path) -> None:
+    (folder / "more.safetensors").write_bytes(b"more")
+
+
+def link(folder: Path) -> None:
+    (folder / "model.safetensors").unlink()
+    (folder / "model.safetensors").symlink_to("/etc/hostname")
+
+
+def lose_manifest(folder: Path) -> None:
+    (folder / "manifest.json").unlink()
+
+
+@pytest.mark.parametrize("damage", [flip, truncate, remove, add, link, lose_manifest])
+def test_every_damage_is_found_and_the_file_is_named(tmp_path: Path, damage: object) -> None:
+    digest = make(tmp_path / "it")
+    damage(tmp_path / "it")  # type: ignore[operator]
+    with pytest.raises(ArtefactError, match=r"model\.safetensors|more\.safetensors|manifest\.json"):
+        verify(tmp_path / "it", digest=digest)
+
+
+def test_an_intact_artefact_that_is_another_one_is_refused(tmp_path: Path) -> None:
+    digest = make(tmp_path / "a")
+    make(tmp_path / "b", b"others")
+    with pytest.raises(ArtefactError, match="another artefact"):
+        verify(tmp_path / "b", digest=digest)
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of one megabyte."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(disk)],
+        capture_output=True,
+        check=False,
+    )
+    if mounted.returncode != 0:
+        pytest.skip("mounting a small disk needs root on Linux")
+    yield disk
+    subprocess.run(["umount", str(disk)], check=True)
+
+
+def test_a_full_disk_is_said_so_and_the_earlier_artefact_is_unharmed(small_disk: Path) -> None:
+    import torch
+    from safetensors.torch import save_file
+
+    digest = make(small_disk / "it")
+    with pytest.raises(StorageFull, match="disk is full"), appearing(small_disk / "it") as partial:
+        (partial / "big").write_bytes(os.urandom(4 << 20))
+    with pytest.raises(StorageFull, match="disk is full"), appearing(small_disk / "it") as partial:
+        save_file({"big": torch.zeros(1 << 20)}, partial / "big.safetensors")
+    assert [path.name for path in small_disk.iterdir()] == ["it"]
+    verify(small_disk / "it", digest=digest)
