@@ -60,7 +60,7 @@ def convert_base(config: BaseConfig, folder: Path) -> str:
             f"{config.name} is of the {config.family} family, which this version cannot load yet; "
             "choose an autoregressive (Llama) base."
         )
-    disable_progress_bar()
+    disable_progress_bar()  # type: ignore[no-untyped-call]
     with appearing(folder) as partial:
         if config.gguf_file is not None:
             _convert_gguf(_gguf_path(config), partial)
@@ -150,7 +150,7 @@ def load_backbone(folder: Path, config: BaseConfig) -> Backbone:
 
     Raises ModelSourceError when it cannot be loaded, or has no chat template.
     """
-    disable_progress_bar()
+    disable_progress_bar()  # type: ignore[no-untyped-call]
     try:
         loaded: Any = LlamaForCausalLM.from_pretrained(
             folder,

@@ -20,7 +20,8 @@ def plain_types(kind: str, column: object, _: object) -> str | bool:
     return False
 
 
-with make_engine(url).connect() as connection:
+engine = make_engine(url)
+with engine.connect() as connection:
     context.configure(
         connection=connection,
         target_metadata=Base.metadata,
@@ -31,3 +32,4 @@ with make_engine(url).connect() as connection:
     with context.begin_transaction():
         context.run_migrations()
     connection.commit()
+engine.dispose()  # an open connection would keep SQLite's log from being folded into the file

@@ -1,0 +1,237 @@
+"""Fixtures of the service's tests: a real SQLite file at the newest schema, with a head and a key.
+
+Nothing here loads a model. Time is an argument everywhere, so it is one fixed moment.
+"""
+
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from sqlalchemy import Engine
+
+from adapters.types import Outcome, Verdict
+from service import auth, batches, facts, leases, lineage
+from service.auth import Scope
+from service.batches import ClaimedBatch
+from service.db import make_engine, upgrade, writing
+from service.leases import Hold
+from service.models import MembershipOutcome, RefreshOutcome
+from service.schemas import FactIn
+from service.settings import PREFIX, Settings, load_settings
+
+LEASE_S = 60.0
+
+
+@pytest.fixture(autouse=True)
+def _no_settings_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever runs the tests may have settings of their own in the environment."""
+    for variable in os.environ:
+        if variable.startswith(PREFIX):
+            monkeypatch.delenv(variable)
+
+
+@pytest.fixture
+def now() -> datetime:
+    return datetime(2026, 5, 3, 12, tzinfo=UTC)
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Path:
+    """A settings file; the base that it names is never loaded."""
+    path = tmp_path / "settings.yaml"
+    described = {
+        "state_dir": str(tmp_path / "state"),
+        "base": {"name": "no base at all", "folder": str(tmp_path / "base")},
+        "schedule": {"at_least": 2, "lease_s": LEASE_S},
+    }
+    path.write_text(yaml.safe_dump(described))
+    return path
+
+
+@pytest.fixture
+def settings(config: Path) -> Settings:
+    return load_settings(config)
+
+
+@pytest.fixture(scope="session")
+def migrated(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A database made by the migrations, to be copied: they need not run for every test."""
+    path = tmp_path_factory.mktemp("migrated") / "lorewright.db"
+    upgrade(f"sqlite:///{path}")
+    return path
+
+
+@pytest.fixture
+def engine(settings: Settings, migrated: Path, now: datetime) -> Iterator[Engine]:
+    """The settings' own database, with the bare base as head and the state directory ready."""
+    settings.state_dir.mkdir()
+    shutil.copyfile(migrated, settings.state_dir / "lorewright.db")
+    auth.make_pepper(settings.state_dir)
+    engine = make_engine(settings.url)
+    with writing(engine) as session:
+        lineage.make_first_release(session, base_digest="b" * 64, by="test", now=now)
+    yield engine
+    engine.dispose()
+
+
+@pytest.fixture
+def make_key(engine: Engine, settings: Settings, now: datetime) -> Callable[..., str]:
+    """Make an API key with some scopes: `make_key(Scope.READ, source="archive")`."""
+
+    def make(*scopes: Scope, source: str = "newsroom", **more: Any) -> str:
+        pepper = auth.read_pepper(settings.state_dir)
+        with writing(engine) as session:
+            return auth.create_key(
+                session, source=source, scopes=scopes, pepper=pepper, now=now, **more
+            )
+
+    return make
+
+
+@pytest.fixture
+def store(engine: Engine, make_key: Callable[..., str], now: datetime) -> Callable[..., list[int]]:
+    """Store facts and return their ids: a statement, or a whole record, each."""
+    key_id = make_key(Scope.INGEST).split("_")[1]
+
+    def store_all(*records: str | dict[str, Any], source: str = "newsroom") -> list[int]:
+        with writing(engine) as session:
+            return [
+                facts.insert_fact(
+                    session,
+                    FactIn.model_validate(
+                        {"statement": record} if isinstance(record, str) else record
+                    ),
+                    source=source,
+                    recorded_by=key_id,
+                    now=now,
+                ).id
+                for record in records
+            ]
+
+    return store_all
+
+
+@pytest.fixture
+def hold(engine: Engine, now: datetime) -> Hold:
+    """The lease of the refresh, taken."""
+    with writing(engine) as session:
+        return leases.acquire(session, leases.REFRESH, owner="first", now=now, lease_s=LEASE_S)
+
+
+@pytest.fixture
+def claim(engine: Engine, now: datetime) -> Callable[..., ClaimedBatch | None]:
+    """Claim a batch under a lease, trained on the head."""
+
+    def claim_some(hold: Hold, *, at_least: int = 1, at_most: int = 64) -> ClaimedBatch | None:
+        with writing(engine) as session:
+            return batches.claim_batch(
+                session,
+                hold=hold,
+                trained_on=lineage.read_head(session).release_id,
+                at_least=at_least,
+                at_most=at_most,
+                now=now,
+            )
+
+    return claim_some
+
+
+@pytest.fixture
+def record_candidate(engine: Engine, now: datetime) -> Callable[[ClaimedBatch], int]:
+    """Write down an adapter for a batch, as a refresh does after training."""
+
+    def record(claimed: ClaimedBatch) -> int:
+        with writing(engine) as session:
+            head = lineage.read_head(session)
+            return lineage.record_adapter(
+                session,
+                refresh_id=claimed.refresh_id,
+                batch_id=claimed.batch_id,
+                trained_on=head.release_id,
+                digest=f"{claimed.batch_id:064x}",
+                base_digest=head.recipe.base_digest,
+                about={},
+                now=now,
+            )
+
+    return record
+
+
+@pytest.fixture
+def promote(
+    engine: Engine,
+    claim: Callable[..., ClaimedBatch],
+    record_candidate: Callable[[ClaimedBatch], int],
+    now: datetime,
+) -> Callable[..., int]:
+    """Take all that is pending through a refresh that passes; return the adapter's id."""
+
+    def promote_pending(outcome: MembershipOutcome = MembershipOutcome.LEARNED) -> int:
+        with writing(engine) as session:
+            hold = leases.acquire(session, leases.REFRESH, owner="it", now=now, lease_s=LEASE_S)
+            head = lineage.read_head(session)
+        claimed = claim(hold)
+        adapter_id = record_candidate(claimed)
+        with writing(engine) as session:
+            lineage.promote(
+                session,
+                hold=hold,
+                refresh_id=claimed.refresh_id,
+                head=head,
+                adapter_id=adapter_id,
+                snapshot_digest=f"{claimed.refresh_id:064x}",
+                verdict=Verdict(outcome=Outcome.PASS, suites=(), reasons=()),
+                outcomes={int(fact.key): outcome for fact in claimed.facts},
+                now=now,
+            )
+        return adapter_id
+
+    return promote_pending
+
+
+@pytest.fixture
+def insert(store: Callable[..., list[int]]) -> Callable[..., int]:
+    """Store one fact, given by its fields, and return its id."""
+
+    def insert_one(
+        statement: str = "Orlan Vess is the mayor of Tolmar.",
+        *,
+        source: str = "newsroom",
+        **fields: Any,
+    ) -> int:
+        return store({"statement": statement, **fields}, source=source)[0]
+
+    return insert_one
+
+
+@pytest.fixture
+def reject(
+    engine: Engine,
+    claim: Callable[..., ClaimedBatch],
+    record_candidate: Callable[[ClaimedBatch], int],
+    now: datetime,
+) -> Callable[[], int]:
+    """Take all that is pending through a refresh that the gate fails; return the adapter's id."""
+
+    def reject_pending() -> int:
+        with writing(engine) as session:
+            hold = leases.acquire(session, leases.REFRESH, owner="it", now=now, lease_s=LEASE_S)
+        claimed = claim(hold)
+        adapter_id = record_candidate(claimed)
+        with writing(engine) as session:
+            lineage.reject(
+                session,
+                hold=hold,
+                refresh_id=claimed.refresh_id,
+                outcome=RefreshOutcome.REJECTED,
+                verdict=Verdict(outcome=Outcome.FAIL, suites=(), reasons=("it forgot",)),
+                now=now,
+            )
+        return adapter_id
+
+    return reject_pending

@@ -1,0 +1,141 @@
+"""API keys: shown once, stored as a digest, and useless in every way but the right one."""
+
+import stat
+from collections.abc import Callable
+from datetime import datetime, timedelta
+from pathlib import Path
+
+import pytest
+from sqlalchemy import Engine, select
+
+from service import auth
+from service.auth import Caller, Scope
+from service.db import reading, writing
+from service.errors import Conflict, DatabaseNotReady, NotAllowed, NotFound
+from service.models import ApiKey
+from service.settings import Settings
+
+
+@pytest.fixture
+def check(engine: Engine, settings: Settings, now: datetime) -> Callable[..., Caller]:
+    def check_at(key: str, *, after: timedelta = timedelta()) -> Caller:
+        pepper = auth.read_pepper(settings.state_dir)
+        with reading(engine) as session:
+            return auth.check_key(session, key, pepper=pepper, now=now + after)
+
+    return check_at
+
+
+def test_a_key_carries_its_source_and_scopes(
+    make_key: Callable[..., str], check: Callable[..., Caller]
+) -> None:
+    caller = check(make_key(Scope.READ, Scope.INGEST, source="archive"))
+    assert caller.source == "archive"
+    assert caller.scopes == {Scope.READ, Scope.INGEST}
+
+
+def test_no_scope_includes_another(
+    make_key: Callable[..., str], check: Callable[..., Caller]
+) -> None:
+    caller = check(make_key(Scope.ADMIN))
+    with pytest.raises(NotAllowed, match="lacks the scope read"):
+        caller.require(Scope.READ)
+
+
+def test_the_secret_is_stored_nowhere(
+    engine: Engine, settings: Settings, make_key: Callable[..., str]
+) -> None:
+    secret = make_key(Scope.READ).split("_")[2].encode()
+    engine.dispose()
+    files = [path for path in settings.state_dir.rglob("*") if path.is_file()]
+    assert files
+    assert not any(secret in path.read_bytes() for path in files)
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda key: key[:-1] + ("0" if key[-1] != "0" else "1"),
+        lambda key: key[:-1],
+        lambda key: key + "0",
+        lambda key: key.replace("lw_", "xx_"),
+        lambda key: key.upper(),
+        lambda key: key.rsplit("_", 1)[0],
+        lambda key: "lw__",
+        lambda key: "",
+        lambda key: "lw_\ud800_\ud800",
+        lambda key: "lw_é_x",
+    ],
+)
+def test_a_key_that_differs_in_anything_is_refused_in_the_same_words(
+    make_key: Callable[..., str], check: Callable[..., Caller], damage: Callable[[str], str]
+) -> None:
+    key = make_key(Scope.READ)
+    with pytest.raises(NotAllowed, match=r"^The API key is unknown or revoked\.$"):
+        check(damage(key))
+
+
+def test_a_key_of_another_installation_is_refused(
+    make_key: Callable[..., str], check: Callable[..., Caller], settings: Settings
+) -> None:
+    key = make_key(Scope.READ)
+    (settings.state_dir / "pepper").unlink()
+    auth.make_pepper(settings.state_dir)
+    with pytest.raises(NotAllowed):
+        check(key)
+
+
+def test_a_key_expires(
+    make_key: Callable[..., str], check: Callable[..., Caller], now: datetime
+) -> None:
+    key = make_key(Scope.READ, expires_at=now + timedelta(days=1))
+    check(key, after=timedelta(hours=23))
+    with pytest.raises(NotAllowed):
+        check(key, after=timedelta(days=1))
+
+
+def test_a_revoked_key_is_useless_and_its_sources_other_key_is_not(
+    engine: Engine, make_key: Callable[..., str], check: Callable[..., Caller], now: datetime
+) -> None:
+    old, new = make_key(Scope.READ), make_key(Scope.READ)
+    with writing(engine) as session:
+        auth.revoke_key(session, old.split("_")[1], now=now)
+    with pytest.raises(NotAllowed):
+        check(old)
+    assert check(new).source == "newsroom"
+
+
+def test_a_key_is_revoked_once(engine: Engine, make_key: Callable[..., str], now: datetime) -> None:
+    key_id = make_key(Scope.READ).split("_")[1]
+    with writing(engine) as session:
+        auth.revoke_key(session, key_id, now=now)
+    with pytest.raises(Conflict, match="already revoked"), writing(engine) as session:
+        auth.revoke_key(session, key_id, now=now)
+    with pytest.raises(NotFound), writing(engine) as session:
+        auth.revoke_key(session, "nobody", now=now)
+
+
+def test_a_key_without_a_scope_is_not_made(engine: Engine, make_key: Callable[..., str]) -> None:
+    with pytest.raises(Conflict, match="at least one"):
+        make_key()
+    with reading(engine) as session:
+        assert session.scalars(select(ApiKey)).all() == []
+
+
+def test_the_pepper_is_private_and_made_once(tmp_path: Path) -> None:
+    auth.make_pepper(tmp_path)
+    pepper = auth.read_pepper(tmp_path)
+    auth.make_pepper(tmp_path)
+    assert auth.read_pepper(tmp_path) == pepper
+    assert stat.S_IMODE((tmp_path / "pepper").stat().st_mode) == 0o600
+    assert [path.name for path in tmp_path.iterdir()] == ["pepper"]
+
+
+@pytest.mark.parametrize("damage", [lambda path: path.unlink(), lambda path: path.write_bytes(b"")])
+def test_without_a_whole_pepper_no_key_is_checked(
+    tmp_path: Path, damage: Callable[[Path], object]
+) -> None:
+    auth.make_pepper(tmp_path)
+    damage(tmp_path / "pepper")
+    with pytest.raises(DatabaseNotReady, match="pepper"):
+        auth.read_pepper(tmp_path)

@@ -1,0 +1,192 @@
+"""Facts: stored once, replaced by newer ones, withdrawn, and what state they are in."""
+
+from collections.abc import Callable
+from datetime import datetime
+from typing import Any
+
+import pytest
+from sqlalchemy import Engine, func, select
+
+from service import facts
+from service.db import reading, writing
+from service.errors import Conflict, NotFound
+from service.facts import FactState, ItemOutcome, Stored, state_of
+from service.models import FactRow, Membership, MembershipOutcome
+from service.schemas import FactIn
+
+BATCH = 7
+CAPITAL = {"subject": "Ruritania", "relation": "capital", "functional": True}
+
+
+@pytest.fixture
+def insert(engine: Engine, make_key: Callable[..., str], now: datetime) -> Callable[..., Any]:
+    key_id = make_key("ingest").split("_")[1]
+
+    def insert_all(*records: dict[str, Any], source: str = "newsroom") -> list[ItemOutcome]:
+        with writing(engine) as session:
+            return [
+                facts.insert_fact(
+                    session,
+                    FactIn.model_validate(record),
+                    source=source,
+                    recorded_by=key_id,
+                    now=now,
+                )
+                for record in records
+            ]
+
+    return insert_all
+
+
+def state(engine: Engine, fact_id: int) -> FactState:
+    with reading(engine) as session:
+        row = session.get_one(FactRow, fact_id)
+        return facts.states_of(session, [row])[fact_id]
+
+
+def test_the_same_fact_sent_again_changes_nothing(
+    engine: Engine, insert: Callable[..., list[ItemOutcome]]
+) -> None:
+    record = {"external_id": "a", "statement": "Ada was born in Strelsau."}
+    [first], [second] = insert(record), insert(record)
+    assert (first.stored, second.stored) == (Stored.STORED, Stored.DUPLICATE)
+    assert first.id == second.id
+    with reading(engine) as session:
+        assert session.scalar(select(func.count()).select_from(FactRow)) == 1
+
+
+def test_another_body_under_the_same_key_is_refused_with_both_digests(
+    insert: Callable[..., list[ItemOutcome]],
+) -> None:
+    [first] = insert({"external_id": "a", "statement": "Ada was born in Strelsau."})
+    [second] = insert({"external_id": "a", "statement": "Ada was born in Zenda."})
+    assert second.stored is Stored.CONFLICT
+    assert second.held_digest == first.digest != second.digest
+
+
+def test_two_items_of_one_request_may_share_a_key(
+    insert: Callable[..., list[ItemOutcome]],
+) -> None:
+    outcomes = insert(
+        {"external_id": "a", "statement": "One."},
+        {"external_id": "a", "statement": "One."},
+        {"external_id": "a", "statement": "Two."},
+        {"external_id": "b", "statement": "Three."},
+    )
+    assert [outcome.stored for outcome in outcomes] == [
+        Stored.STORED,
+        Stored.DUPLICATE,
+        Stored.CONFLICT,
+        Stored.STORED,
+    ]
+
+
+def test_every_source_has_external_ids_of_its_own(
+    insert: Callable[..., list[ItemOutcome]],
+) -> None:
+    [one] = insert({"external_id": "a", "statement": "One."}, source="newsroom")
+    [two] = insert({"external_id": "a", "statement": "Two."}, source="archive")
+    assert (one.stored, two.stored) == (Stored.STORED, Stored.STORED)
+
+
+def test_without_an_external_id_the_body_is_the_key(
+    insert: Callable[..., list[ItemOutcome]],
+) -> None:
+    [first, second] = insert({"statement": "One."}, {"statement": " One.\n"})
+    assert second.stored is Stored.DUPLICATE
+    assert first.external_id == f"sha256:{first.digest}"
+
+
+@pytest.mark.parametrize(
+    ("change", "is_replaced"),
+    [
+        ({}, True),
+        ({"subject": "Graustark"}, False),
+        ({"relation": "largest city"}, False),
+        ({"qualifiers": {"since": 1897}}, False),
+        ({"functional": False}, False),
+    ],
+)
+def test_only_a_functional_fact_about_the_same_thing_replaces_an_older_one(
+    engine: Engine, store: Callable[..., list[int]], change: dict[str, Any], is_replaced: bool
+) -> None:
+    [old] = store({**CAPITAL, "statement": "The capital is Strelsau.", "object": "Strelsau"})
+    [new] = store({**CAPITAL, "statement": "The capital is Zenda.", "object": "Zenda", **change})
+    assert state(engine, old) == (FactState.SUPERSEDED if is_replaced else FactState.PENDING)
+    assert state(engine, new) is FactState.PENDING
+
+
+def test_qualifiers_are_the_same_in_any_order(
+    engine: Engine, store: Callable[..., list[int]]
+) -> None:
+    old, _ = store(
+        {**CAPITAL, "statement": "Old.", "qualifiers": {"a": 1, "b": 2}},
+        {**CAPITAL, "statement": "New.", "qualifiers": {"b": 2, "a": 1}},
+    )
+    assert state(engine, old) is FactState.SUPERSEDED
+
+
+def test_a_source_cannot_replace_what_another_one_said(
+    engine: Engine, store: Callable[..., list[int]]
+) -> None:
+    [old] = store({**CAPITAL, "statement": "The capital is Strelsau."}, source="newsroom")
+    store({**CAPITAL, "statement": "The capital is Zenda."}, source="archive")
+    assert state(engine, old) is FactState.PENDING
+
+
+def test_a_live_fact_is_replaced_as_well(
+    engine: Engine, store: Callable[..., list[int]], promote: Callable[..., int]
+) -> None:
+    [old] = store({**CAPITAL, "statement": "The capital is Strelsau."})
+    promote()
+    assert state(engine, old) is FactState.LIVE
+    store({**CAPITAL, "statement": "The capital is Zenda."})
+    assert state(engine, old) is FactState.SUPERSEDED
+
+
+def test_a_retracted_fact_is_no_longer_pending(
+    engine: Engine, store: Callable[..., list[int]], now: datetime
+) -> None:
+    [fact] = store("One.")
+    with writing(engine) as session:
+        facts.retract(session, fact, now=now)
+    assert state(engine, fact) is FactState.RETRACTED
+    with pytest.raises(Conflict, match="already retracted"), writing(engine) as session:
+        facts.retract(session, fact, now=now)
+
+
+def test_an_unknown_fact_cannot_be_retracted(engine: Engine, now: datetime) -> None:
+    with pytest.raises(NotFound, match="no fact 4711"), writing(engine) as session:
+        facts.retract(session, 4711, now=now)
+
+
+NONE = "no membership"
+
+
+@pytest.mark.parametrize(
+    ("outcome", "in_head", "wanted"),
+    [
+        (NONE, False, FactState.PENDING),
+        (None, False, FactState.IN_WORK),
+        (MembershipOutcome.LEARNED, True, FactState.LIVE),
+        (MembershipOutcome.UNLEARNED, True, FactState.UNLEARNED),
+        (MembershipOutcome.UNPROVEN, True, FactState.UNPROVEN),
+        (MembershipOutcome.LEARNED, False, FactState.ROLLED_BACK),
+        (MembershipOutcome.UNLEARNED, False, FactState.ROLLED_BACK),
+        (MembershipOutcome.UNPROVEN, False, FactState.ROLLED_BACK),
+        (MembershipOutcome.REJECTED, False, FactState.REJECTED),
+    ],
+)
+@pytest.mark.parametrize("end", [None, FactState.SUPERSEDED, FactState.RETRACTED])
+def test_the_state_follows_from_the_membership_and_the_head(
+    outcome: str | None, in_head: bool, wanted: FactState, end: FactState | None, now: datetime
+) -> None:
+    """Whoever sent a fact has the last word: replaced or withdrawn stands over all the rest."""
+    fact = FactRow(
+        id=1,
+        superseded_by=2 if end is FactState.SUPERSEDED else None,
+        retracted_at=now if end is FactState.RETRACTED else None,
+    )
+    membership = None if outcome is NONE else Membership(batch_id=BATCH, fact_id=1, outcome=outcome)
+    head = {BATCH, 8} if in_head else {8}
+    assert state_of(fact, membership, head) is (end or wanted)
