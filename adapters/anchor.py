@@ -19,8 +19,8 @@ from adapters.generate import answer_all, prompt_ids
 from adapters.objectives import Row, target_states
 from adapters.suites import GeneralPrompts
 
-ANSWER_TOKENS = 24
-TEXT_TOKENS = 48
+ANSWER_TOKENS = 16
+TEXT_TOKENS = 40
 ROWS_AT_ONCE = 16
 
 

@@ -149,7 +149,7 @@ def _failures(session: Session, refresh_id: int) -> dict[int, int]:
         .where(Membership.fact_id.in_(mine), Refresh.outcome.in_(COUNTED))
         .group_by(Membership.fact_id)
     )
-    return dict(session.execute(counted).tuples().all())
+    return dict(session.execute(counted).all())
 
 
 def recover_abandoned(session: Session, *, attempts: int, now: datetime) -> list[int]:

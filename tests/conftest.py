@@ -54,6 +54,7 @@ def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
             num_attention_heads=4,
             num_key_value_heads=2,
             max_position_embeddings=512,
+            initializer_range=0.3,  # large enough for a frozen vocabulary layer to tell words apart
             bos_token_id=1,
             eos_token_id=2,
             pad_token_id=2,

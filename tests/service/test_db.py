@@ -49,7 +49,7 @@ def test_a_database_that_is_not_there_says_what_to_run(tmp_path: Path) -> None:
 def test_a_database_of_another_schema_says_what_to_run(engine: Engine) -> None:
     with writing(engine) as session:
         session.execute(text("UPDATE alembic_version SET version_num = '0000'"))
-    with pytest.raises(DatabaseNotReady, match="at schema 0000.*lorewright db upgrade"):
+    with pytest.raises(DatabaseNotReady, match=r"at schema 0000.*lorewright db upgrade"):
         check_at_head(engine)
 
 

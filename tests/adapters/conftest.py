@@ -1,0 +1,24 @@
+"""The tiny base, converted and loaded."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from adapters.backbones import Backbone, convert_base, load_backbone
+from adapters.config import BaseConfig
+
+torch.set_num_threads(1)  # a tiny model is slower on more
+
+
+@pytest.fixture(scope="session")
+def tiny_base(tmp_path_factory: pytest.TempPathFactory, tiny_config: BaseConfig) -> Path:
+    folder = tmp_path_factory.mktemp("state") / "base"
+    convert_base(tiny_config, folder)
+    return folder
+
+
+@pytest.fixture
+def tiny(tiny_base: Path, tiny_config: BaseConfig) -> Backbone:
+    """A freshly loaded tiny model; training changes it, so every test gets its own."""
+    return load_backbone(tiny_base, tiny_config)

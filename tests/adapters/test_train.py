@@ -1,0 +1,181 @@
+"""The training: exact losses, rows as the method says, and the same bytes every time."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from adapters.anchor import divergence, make_anchors
+from adapters.backbones import Backbone, encode_text, load_backbone
+from adapters.config import BaseConfig, TrainingConfig
+from adapters.errors import ConfigurationError, TrainingDiverged
+from adapters.lora import attach, save_adapter
+from adapters.objectives import Row, reconstruction_loss, target_states
+from adapters.suites import GeneralPrompts
+from adapters.train import draw_anchors, encode_fact, row_source, train
+from adapters.types import Fact
+
+CONFIG = TrainingConfig(views_per_fact=6, rows_per_step=3, general_rows=2)
+PROMPTS = GeneralPrompts(prompts=("Hello!", "What is rain?"), texts=("It rains in the hills.",))
+FACTS = [
+    Fact(
+        key=str(at),
+        statement=f"{name} is the mayor of {town}.",
+        subject=name,
+        object=f"the mayor of {town}",
+    )
+    for at, (name, town) in enumerate([("Orlan Vess", "Tolmar"), ("Mira Zun", "Bregal")])
+]
+
+
+def rows_of(backbone: Backbone) -> list[Row]:
+    before = backbone.frame.before
+    return [
+        Row(prompt=(*before, 40, 41, 42), target=(50, 51, 52, 2)),
+        Row(prompt=(*before, 43), target=(60, 61)),
+        Row(prompt=before, target=(70, 71, 72, 73, 74, 75)),
+    ]
+
+
+def reference_loss(model: torch.nn.Module, rows: list[Row]) -> torch.Tensor:
+    """One row at a time, the whole sequence, no cache: slow and plain."""
+    losses = []
+    for row in rows:
+        ids = torch.tensor([[*row.prompt, *row.target]])
+        logits = model(input_ids=ids).logits[0, len(row.prompt) - 1 : -1]
+        losses.append(F.cross_entropy(logits, torch.tensor(row.target), reduction="none"))
+    return torch.cat(losses).mean()
+
+
+def test_the_shared_prefix_gives_the_loss_and_gradients_of_a_plain_computation(
+    tiny: Backbone,
+) -> None:
+    rows = rows_of(tiny)
+    states, target = target_states(tiny.model, rows, prefix=tiny.frame.before)
+    loss = reconstruction_loss(tiny.model.lm_head(states), target)
+    loss.backward()
+    gradients = {name: p.grad.clone() for name, p in tiny.model.named_parameters()}
+    tiny.model.zero_grad()
+    expected = reference_loss(tiny.model, rows)
+    expected.backward()
+    assert loss.item() == pytest.approx(expected.item(), abs=1e-6)
+    for name, parameter in tiny.model.named_parameters():
+        torch.testing.assert_close(gradients[name], parameter.grad, atol=1e-5, rtol=1e-4)
+
+
+def test_a_model_that_knows_nothing_loses_log_vocabulary_a_token(tiny: Backbone) -> None:
+    logits = torch.zeros(5, 400)
+    assert reconstruction_loss(logits, torch.arange(5)).item() == pytest.approx(
+        torch.tensor(400.0).log().item()
+    )
+
+
+def test_rows_show_a_cloze_and_ask_for_the_whole_statement(tiny: Backbone) -> None:
+    encoded = [encode_fact(tiny, fact) for fact in FACTS]
+    draw = row_source(tiny, encoded, CONFIG)
+    blank = tuple(encode_text(tiny, " ____"))
+    for step in range(20):
+        key, row = draw(step, step % 3)
+        fact = encoded[int(key)]
+        assert row.target == (*fact.ids, tiny.frame.end)
+        assert row.prompt[: len(tiny.frame.before)] == tiny.frame.before
+        assert row.prompt[-len(tiny.frame.between) :] == tiny.frame.between
+        text = tiny.tokenizer.decode(row.prompt)
+        assert tiny.tokenizer.decode(blank) in text
+        assert FACTS[int(key)].statement not in text
+
+
+def test_the_mask_token_form_keeps_positions_one_to_one(tiny: Backbone) -> None:
+    config = CONFIG.model_copy(update={"form": "mask_token", "wordings": ("{masked}",)})
+    named = Backbone(
+        model=tiny.model,
+        tokenizer=tiny.tokenizer,
+        frame=tiny.frame,
+        config=tiny.config.model_copy(update={"mask_token": "<|endoftext|>"}),
+        control_ids=tiny.control_ids,
+    )
+    encoded = [encode_fact(tiny, fact) for fact in FACTS]
+    _, row = row_source(named, encoded, config)(0, 0)
+    frame = len(tiny.frame.before) + len(tiny.frame.between)
+    assert len(row.prompt) - frame == len(row.target) - 1
+    assert 0 in row.prompt
+
+
+def test_a_mask_token_that_is_not_there_is_refused(tiny: Backbone) -> None:
+    config = CONFIG.model_copy(update={"form": "mask_token"})
+    with pytest.raises(ConfigurationError, match=r"base\.mask_token"):
+        row_source(tiny, [encode_fact(tiny, FACTS[0])], config)
+
+
+def test_the_plain_control_shows_nothing_of_the_fact(tiny: Backbone) -> None:
+    config = CONFIG.model_copy(update={"objective": "plain"})
+    _, row = row_source(tiny, [encode_fact(tiny, FACTS[0])], config)(0, 0)
+    assert "Vess" not in tiny.tokenizer.decode(row.prompt)
+
+
+def test_an_untrained_adapter_has_not_drifted(tiny: Backbone) -> None:
+    anchors = make_anchors(tiny, PROMPTS)
+    assert len(anchors) == 3
+    attach(tiny, CONFIG)
+    states, _ = target_states(
+        tiny.model, [anchor.row for anchor in anchors], prefix=tiny.frame.before
+    )
+    head_states = torch.cat([anchor.states_ND for anchor in anchors])
+    assert divergence(tiny.model.lm_head, states, head_states).item() == pytest.approx(0, abs=1e-6)
+    moved = divergence(tiny.model.lm_head, states + 0.5, head_states).item()
+    assert moved > 1e-4
+
+
+def test_the_same_seed_gives_the_same_general_rows_and_others_at_another_step(
+    tiny: Backbone,
+) -> None:
+    anchors = make_anchors(tiny, PROMPTS)
+
+    def drawn(step: int) -> list[int]:
+        return [anchors.index(a) for a in draw_anchors(anchors, step=step, config=CONFIG)]
+
+    assert drawn(4) == drawn(4)
+    assert len({tuple(drawn(step)) for step in range(20)}) > 3
+
+
+def learn(tiny_base: Path, tiny_config: BaseConfig, folder: Path, config: TrainingConfig) -> str:
+    backbone = load_backbone(tiny_base, tiny_config)
+    anchors = make_anchors(backbone, PROMPTS)
+    model = attach(backbone, config)
+    encoded = [encode_fact(backbone, fact) for fact in FACTS]
+    steps = list(train(backbone, model, encoded, anchors, config))
+    assert [step.step for step in steps] == [1, 2, 3, 4]
+    return save_adapter(model, folder, about={})
+
+
+def test_the_same_training_gives_the_same_bytes(
+    tiny_base: Path, tiny_config: BaseConfig, tmp_path: Path
+) -> None:
+    first = learn(tiny_base, tiny_config, tmp_path / "a", CONFIG)
+    assert learn(tiny_base, tiny_config, tmp_path / "b", CONFIG) == first
+    other = CONFIG.model_copy(update={"seed": 1})
+    assert learn(tiny_base, tiny_config, tmp_path / "c", other) != first
+
+
+def test_training_lowers_the_loss(tiny: Backbone) -> None:
+    config = CONFIG.model_copy(update={"views_per_fact": 120, "rate": 1e-2, "general_rows": 0})
+    model = attach(tiny, config)
+    losses = [
+        step.loss
+        for step in train(tiny, model, [encode_fact(tiny, fact) for fact in FACTS], [], config)
+    ]
+    assert sum(losses[-5:]) < 0.7 * sum(losses[:5])
+
+
+def test_a_loss_that_is_not_finite_names_step_and_facts(tiny: Backbone) -> None:
+    config = CONFIG.model_copy(update={"views_per_fact": 600, "rate": 1e18, "warmup_steps": 1})
+    model = attach(tiny, config)
+    encoded = [encode_fact(tiny, fact) for fact in FACTS]
+    with pytest.raises(TrainingDiverged, match=r"at step \d+ of 400, on facts"):
+        list(train(tiny, model, encoded, [], config))
+
+
+def test_an_empty_batch_is_refused(tiny: Backbone) -> None:
+    with pytest.raises(ConfigurationError, match="no facts"):
+        row_source(tiny, [], CONFIG)

@@ -1,0 +1,151 @@
+"""Batches: what is claimed, what comes back, and what is set aside."""
+
+from collections.abc import Callable
+from datetime import datetime, timedelta
+
+import pytest
+from sqlalchemy import Engine
+
+from service import batches, facts, leases
+from service.batches import ClaimedBatch
+from service.db import reading, writing
+from service.facts import FactState
+from service.leases import Hold
+from service.models import FactRow, Refresh, RefreshOutcome
+
+LEASE_S = 60.0
+ATTEMPTS = 3
+
+
+def states(engine: Engine, ids: list[int]) -> list[FactState]:
+    with reading(engine) as session:
+        rows = [session.get_one(FactRow, fact_id) for fact_id in ids]
+        found = facts.states_of(session, rows)
+        return [found[fact_id] for fact_id in ids]
+
+
+def end(engine: Engine, refresh_id: int, outcome: RefreshOutcome, now: datetime) -> None:
+    with writing(engine) as session:
+        batches.end_without_verdict(
+            session, refresh_id, outcome=outcome, reason="it broke", attempts=ATTEMPTS, now=now
+        )
+
+
+def test_too_few_waiting_facts_are_left_alone(
+    engine: Engine, store: Callable[..., list[int]], claim: Callable[..., object], hold: Hold
+) -> None:
+    ids = store("One.")
+    assert claim(hold, at_least=2) is None
+    assert states(engine, ids) == [FactState.PENDING]
+    with reading(engine) as session:
+        assert not batches.has_unfinished(session)
+
+
+def test_the_oldest_facts_are_claimed_first_and_once(
+    engine: Engine, store: Callable[..., list[int]], claim: Callable[..., ClaimedBatch], hold: Hold
+) -> None:
+    ids = store("One.", "Two.", "Three.")
+    first = claim(hold, at_most=2)
+    assert [int(fact.key) for fact in first.facts] == ids[:2]
+    assert states(engine, ids) == [FactState.IN_WORK, FactState.IN_WORK, FactState.PENDING]
+    assert [int(fact.key) for fact in claim(hold).facts] == ids[2:]
+
+
+def test_superseded_and_retracted_facts_are_not_claimed(
+    engine: Engine,
+    store: Callable[..., list[int]],
+    claim: Callable[..., ClaimedBatch],
+    hold: Hold,
+    now: datetime,
+) -> None:
+    capital = {"subject": "Ruritania", "relation": "capital", "functional": True}
+    _, new, withdrawn = store(
+        {**capital, "statement": "Old."}, {**capital, "statement": "New."}, "Withdrawn."
+    )
+    with writing(engine) as session:
+        facts.retract(session, withdrawn, now=now)
+        assert batches.count_pending(session) == 1
+    assert [int(fact.key) for fact in claim(hold).facts] == [new]
+
+
+def test_a_claimed_fact_keeps_the_probes_it_came_with(
+    store: Callable[..., list[int]], claim: Callable[..., ClaimedBatch], hold: Hold
+) -> None:
+    probe = {"direction": "backward", "question": "Who rules Zenda?", "answers": ["Ada", "Ada I"]}
+    store({"statement": "Ada rules.", "probes": [probe]})
+    [fact] = claim(hold).facts
+    assert fact.probes[0].question == "Who rules Zenda?"
+    assert fact.probes[0].answers == ("Ada", "Ada I")
+
+
+@pytest.mark.parametrize(
+    "outcome",
+    [RefreshOutcome.OVERTAKEN, RefreshOutcome.STOPPED, RefreshOutcome.HINDERED],
+)
+def test_what_is_not_the_facts_fault_never_sets_them_aside(
+    engine: Engine,
+    store: Callable[..., list[int]],
+    claim: Callable[..., ClaimedBatch],
+    hold: Hold,
+    now: datetime,
+    outcome: RefreshOutcome,
+) -> None:
+    ids = store("One.")
+    for _ in range(ATTEMPTS + 1):
+        end(engine, claim(hold).refresh_id, outcome, now)
+        assert states(engine, ids) == [FactState.PENDING]
+
+
+@pytest.mark.parametrize("outcome", [RefreshOutcome.FAILED, RefreshOutcome.ABANDONED])
+def test_a_fact_that_saw_too_many_refreshes_fail_is_set_aside_with_the_reason(
+    engine: Engine,
+    store: Callable[..., list[int]],
+    claim: Callable[..., ClaimedBatch],
+    hold: Hold,
+    now: datetime,
+    outcome: RefreshOutcome,
+) -> None:
+    ids = store("One.")
+    for _ in range(ATTEMPTS):
+        assert states(engine, ids) == [FactState.PENDING]
+        refresh_id = claim(hold).refresh_id
+        end(engine, refresh_id, outcome, now)
+    assert states(engine, ids) == [FactState.REJECTED]
+    with reading(engine) as session:
+        assert session.get_one(Refresh, refresh_id).outcome == outcome
+        assert batches.count_pending(session) == 0
+
+
+def test_a_neighbour_that_came_later_still_has_its_tries(
+    engine: Engine,
+    store: Callable[..., list[int]],
+    claim: Callable[..., ClaimedBatch],
+    hold: Hold,
+    now: datetime,
+) -> None:
+    old = store("One.")
+    for _ in range(ATTEMPTS - 1):
+        end(engine, claim(hold).refresh_id, RefreshOutcome.FAILED, now)
+    new = store("Two.")
+    end(engine, claim(hold).refresh_id, RefreshOutcome.FAILED, now)
+    assert states(engine, old + new) == [FactState.REJECTED, FactState.PENDING]
+
+
+def test_a_successor_ends_what_a_dead_process_left_behind(
+    engine: Engine,
+    store: Callable[..., list[int]],
+    claim: Callable[..., ClaimedBatch],
+    hold: Hold,
+    now: datetime,
+) -> None:
+    ids = store("One.", "Two.")
+    refresh_id = claim(hold).refresh_id
+    later = now + timedelta(seconds=LEASE_S)
+    with writing(engine) as session:
+        leases.acquire(session, leases.REFRESH, owner="second", now=later, lease_s=LEASE_S)
+        assert batches.recover_abandoned(session, attempts=ATTEMPTS, now=later) == [refresh_id]
+        assert batches.recover_abandoned(session, attempts=ATTEMPTS, now=later) == []
+    assert states(engine, ids) == [FactState.PENDING, FactState.PENDING]
+    with reading(engine) as session:
+        refresh = session.get_one(Refresh, refresh_id)
+        assert (refresh.outcome, refresh.ended_at) == (RefreshOutcome.ABANDONED, later)

@@ -1,0 +1,295 @@
+"""Publishing: everything in one transaction, once, and never by a process that lost its lease."""
+
+from collections.abc import Callable
+from datetime import datetime, timedelta
+
+import pytest
+from sqlalchemy import Engine, func, select
+
+from adapters.types import Outcome, Verdict
+from service import batches, leases, lineage, views
+from service.batches import ClaimedBatch
+from service.db import reading, writing
+from service.errors import HeadMoved, LeaseLost
+from service.facts import FactState
+from service.leases import Hold
+from service.models import HeadAction, HeadMove, MembershipOutcome, RefreshOutcome, Release
+
+LEASE_S = 60.0
+PASSED = Verdict(outcome=Outcome.PASS, suites=(), reasons=())
+FAILED = Verdict(outcome=Outcome.FAIL, suites=(), reasons=("too much was forgotten",))
+
+
+@pytest.fixture
+def publish(engine: Engine, now: datetime) -> Callable[..., int]:
+    def promote_candidate(
+        hold: Hold, head: lineage.Head, claimed: ClaimedBatch, adapter_id: int
+    ) -> int:
+        with writing(engine) as session:
+            return lineage.promote(
+                session,
+                hold=hold,
+                refresh_id=claimed.refresh_id,
+                head=head,
+                adapter_id=adapter_id,
+                snapshot_digest="c" * 64,
+                verdict=PASSED,
+                outcomes={},
+                now=now,
+            )
+
+    return promote_candidate
+
+
+def head_of(engine: Engine) -> lineage.Head:
+    with reading(engine) as session:
+        return lineage.read_head(session)
+
+
+def counts(engine: Engine) -> tuple[int, int]:
+    """How many releases there are, and how often the head moved."""
+    with reading(engine) as session:
+        releases = session.scalar(select(func.count()).select_from(Release))
+        moves = session.scalar(select(func.count()).select_from(HeadMove))
+        return releases or 0, moves or 0
+
+
+def fact_state(engine: Engine, fact_id: int) -> FactState:
+    with reading(engine) as session:
+        return views.show_fact(session, fact_id).state
+
+
+def rollback_to(engine: Engine, release_id: int, now: datetime) -> None:
+    with writing(engine) as session:
+        lineage.move_head(
+            session,
+            release_id,
+            expected_seq=lineage.read_head(session).seq,
+            action=HeadAction.ROLLBACK,
+            by="operator",
+            reason="a test",
+            now=now,
+        )
+
+
+def test_a_promotion_moves_everything_at_once(
+    engine: Engine, store: Callable[..., list[int]], promote: Callable[..., int]
+) -> None:
+    [fact] = store("One.")
+    adapter_id = promote()
+    assert head_of(engine).recipe.adapter_ids == (adapter_id,)
+    assert fact_state(engine, fact) is FactState.LIVE
+    with reading(engine) as session:
+        [refresh] = views.list_refreshes(session).items
+        assert (refresh.outcome, refresh.adapter_id) == (RefreshOutcome.PROMOTED, adapter_id)
+        assert not leases.is_held(session, leases.REFRESH, now=refresh.started_at)
+
+
+@pytest.mark.parametrize(
+    ("outcome", "state"),
+    [
+        (MembershipOutcome.LEARNED, FactState.LIVE),
+        (MembershipOutcome.UNLEARNED, FactState.UNLEARNED),
+        (MembershipOutcome.UNPROVEN, FactState.UNPROVEN),
+    ],
+)
+def test_what_did_not_answer_is_never_counted_as_learned(
+    engine: Engine,
+    store: Callable[..., list[int]],
+    promote: Callable[..., int],
+    outcome: MembershipOutcome,
+    state: FactState,
+) -> None:
+    [fact] = store("One.")
+    promote(outcome)
+    assert fact_state(engine, fact) is state
+
+
+def test_a_rejection_keeps_the_candidate_and_the_head(
+    engine: Engine,
+    store: Callable[..., list[int]],
+    claim: Callable[..., ClaimedBatch],
+    record_candidate: Callable[[ClaimedBatch], int],
+    hold: Hold,
+    now: datetime,
+) -> None:
+    [fact] = store("One.")
+    claimed = claim(hold)
+    adapter_id = record_candidate(claimed)
+    with writing(engine) as session:
+        lineage.reject(
+            session,
+            hold=hold,
+            refresh_id=claimed.refresh_id,
+            outcome=RefreshOutcome.REJECTED,
+            verdict=FAILED,
+            now=now,
+        )
+    assert counts(engine) == (1, 1)
+    assert fact_state(engine, fact) is FactState.REJECTED
+    with reading(engine) as session:
+        assert batches.count_pending(session) == 0
+        adapter = views.show_adapter(session, adapter_id)
+        assert (adapter.outcome, adapter.in_head) == (RefreshOutcome.REJECTED, False)
+        refresh = views.show_refresh(session, claimed.refresh_id)
+        assert refresh.reason == "too much was forgotten"
+        assert refresh.verdict is not None
+        assert refresh.verdict["outcome"] == Outcome.FAIL
+
+
+@pytest.mark.parametrize("act", ["promote", "reject", "renew"])
+def test_a_process_that_slept_past_its_lease_can_write_nothing(
+    engine: Engine,
+    store: Callable[..., list[int]],
+    claim: Callable[..., ClaimedBatch],
+    record_candidate: Callable[[ClaimedBatch], int],
+    publish: Callable[..., int],
+    hold: Hold,
+    now: datetime,
+    act: str,
+) -> None:
+    """The zombie wakes after its successor has freed the batch and claimed it again."""
+    [fact] = store("One.")
+    head, claimed = head_of(engine), claim(hold)
+    adapter_id = record_candidate(claimed)
+    later = now + timedelta(seconds=LEASE_S)
+    with writing(engine) as session:
+        second = leases.acquire(session, leases.REFRESH, owner="second", now=later, lease_s=LEASE_S)
+        batches.recover_abandoned(session, attempts=3, now=later)
+    again = claim(second)
+
+    def wake_up() -> None:
+        if act == "promote":
+            publish(hold, head, claimed, adapter_id)
+            return
+        with writing(engine) as session:
+            if act == "renew":
+                leases.renew(session, hold, now=later, lease_s=LEASE_S)
+                return
+            lineage.reject(
+                session,
+                hold=hold,
+                refresh_id=claimed.refresh_id,
+                outcome=RefreshOutcome.REJECTED,
+                verdict=FAILED,
+                now=later,
+            )
+
+    with pytest.raises(LeaseLost, match="lost the lease"):
+        wake_up()
+    assert counts(engine) == (1, 1)
+    assert fact_state(engine, fact) is FactState.IN_WORK  # the successor's, untouched
+    publish(second, head, again, record_candidate(again))
+    assert counts(engine) == (2, 2)
+
+
+def test_a_head_that_moved_meanwhile_stops_the_promotion_whole(
+    engine: Engine,
+    store: Callable[..., list[int]],
+    promote: Callable[..., int],
+    claim: Callable[..., ClaimedBatch],
+    record_candidate: Callable[[ClaimedBatch], int],
+    publish: Callable[..., int],
+    now: datetime,
+) -> None:
+    store("One.")
+    promote()
+    [fact] = store("Two.")
+    with writing(engine) as session:
+        hold = leases.acquire(session, leases.REFRESH, owner="it", now=now, lease_s=LEASE_S)
+    head, claimed = head_of(engine), claim(hold)
+    adapter_id = record_candidate(claimed)
+    rollback_to(engine, 1, now)
+    before = counts(engine)
+    with pytest.raises(HeadMoved):
+        publish(hold, head, claimed, adapter_id)
+    assert counts(engine) == before
+    assert fact_state(engine, fact) is FactState.IN_WORK
+    with reading(engine) as session:  # the lease was given back in the aborted transaction only
+        assert leases.is_held(session, leases.REFRESH, now=now)
+
+
+def test_a_head_that_moved_and_came_back_has_moved(
+    engine: Engine,
+    store: Callable[..., list[int]],
+    promote: Callable[..., int],
+    claim: Callable[..., ClaimedBatch],
+    record_candidate: Callable[[ClaimedBatch], int],
+    publish: Callable[..., int],
+    now: datetime,
+) -> None:
+    """It names the same release again, but somebody decided something in between."""
+    store("One.")
+    promote()
+    store("Two.")
+    with writing(engine) as session:
+        hold = leases.acquire(session, leases.REFRESH, owner="it", now=now, lease_s=LEASE_S)
+    head, claimed = head_of(engine), claim(hold)
+    adapter_id = record_candidate(claimed)
+    rollback_to(engine, 1, now)
+    rollback_to(engine, head.release_id, now)
+    with pytest.raises(HeadMoved):
+        publish(hold, head, claimed, adapter_id)
+
+
+def test_a_refresh_promotes_once(
+    engine: Engine,
+    store: Callable[..., list[int]],
+    claim: Callable[..., ClaimedBatch],
+    record_candidate: Callable[[ClaimedBatch], int],
+    publish: Callable[..., int],
+    hold: Hold,
+) -> None:
+    """Even one that still holds the lease and has just read the head."""
+    store("One.")
+    head, claimed = head_of(engine), claim(hold)
+    adapter_id = record_candidate(claimed)
+    publish(hold, head, claimed, adapter_id)
+    with pytest.raises(HeadMoved):
+        publish(hold, head, claimed, adapter_id)
+    with writing(engine) as session:
+        seq = lineage.read_head(session).seq
+        with pytest.raises(HeadMoved):
+            lineage.move_head(
+                session,
+                1,
+                expected_seq=seq,
+                action=HeadAction.PROMOTION,
+                by="it",
+                reason="again",
+                now=session.get_one(HeadMove, seq).moved_at,
+                refresh_id=claimed.refresh_id,
+            )
+    assert counts(engine) == (2, 2)
+
+
+def test_a_rollback_and_its_undoing_change_states_without_touching_a_fact(
+    engine: Engine, store: Callable[..., list[int]], promote: Callable[..., int], now: datetime
+) -> None:
+    [first] = store("One.")
+    promote()
+    [second] = store("Two.")
+    promote()
+    newest = head_of(engine).release_id
+    rollback_to(engine, newest - 1, now)
+    assert fact_state(engine, first) is FactState.LIVE
+    assert fact_state(engine, second) is FactState.ROLLED_BACK
+    with reading(engine) as session:  # it does not come back by itself
+        assert batches.count_pending(session) == 0
+    rollback_to(engine, newest, now)
+    assert fact_state(engine, second) is FactState.LIVE
+
+
+def test_the_history_tells_who_moved_the_head_and_why(
+    engine: Engine, store: Callable[..., list[int]], promote: Callable[..., int], now: datetime
+) -> None:
+    store("One.")
+    promote()
+    rollback_to(engine, 1, now)
+    with reading(engine) as session:
+        moves = views.show_release(session, 1).moves
+        assert [(move.seq, move.action, move.by) for move in moves] == [
+            (1, HeadAction.INIT, "test"),
+            (3, HeadAction.ROLLBACK, "operator"),
+        ]
+        assert views.show_head(session).release.id == 1
