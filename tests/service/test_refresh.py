@@ -1,0 +1,341 @@
+"""The whole refresh on a tiny model: real training, real files, a real database."""
+
+import shutil
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from sqlalchemy import Engine, select
+
+from adapters.errors import ArtefactError, ModelSourceError, StorageFull, TrainingDiverged
+from service import facts, lineage, views
+from service.asking import ask_release
+from service.db import make_engine, reading, writing
+from service.errors import Stopped
+from service.facts import FactState
+from service.initialise import initialise
+from service.models import ApiKey, FactRow, HeadAction, Membership, RefreshOutcome
+from service.places import Places
+from service.progress import Progress
+from service.refresh import run_refresh
+from service.rollback import go_back, take_out
+from service.schemas import FactIn
+from service.settings import Settings, load_settings
+from service.snapshots import snapshot_of
+
+CONFIGS = Path(__file__).parents[2] / "configs"
+QUESTION = "Who is the mayor of Tolmar?"
+LENIENT = {
+    "forward_floor": 0.0,
+    "backward_floor": 0.0,
+    "regression_margin": 1.0,
+    "bits_margin": 100.0,
+    "answer_tokens": 4,
+}
+
+World = tuple[Settings, Engine]
+
+
+@pytest.fixture(scope="module")
+def suite_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A short regression suite: what is tested here is the story, not the suite."""
+    path = tmp_path_factory.mktemp("suite") / "short.yaml"
+    suite = yaml.safe_load((CONFIGS / "suites" / "general.yaml").read_text())
+    suite["questions"], suite["passages"] = suite["questions"][:20], suite["passages"][:4]
+    path.write_text(yaml.safe_dump(suite))
+    path.with_name("prompts.yaml").write_text(
+        yaml.safe_dump({"prompts": ["Hello!", "What is rain?"], "texts": ["It rains."]})
+    )
+    return path
+
+
+@pytest.fixture
+def make_world(tmp_path: Path, tiny_folder: Path, suite_file: Path) -> Callable[..., World]:
+    """An initialised state directory with the tiny base; `make_world(gate={...})` changes it."""
+
+    def make(**sections: dict[str, Any]) -> World:
+        described = {
+            "state_dir": str(tmp_path / "state"),
+            "base": {"name": "tiny", "folder": str(tiny_folder)},
+            "training": {"views_per_fact": 4, "general_rows": 1, **sections.get("training", {})},
+            "gate": {**LENIENT, **sections.get("gate", {})},
+            "schedule": {"at_least": 1},
+            "suites": {
+                "regression": str(suite_file),
+                "relations": str(CONFIGS / "relations.yaml"),
+                "general_prompts": str(suite_file.with_name("prompts.yaml")),
+            },
+        }
+        path = tmp_path / "settings.yaml"
+        path.write_text(yaml.safe_dump(described))
+        settings = load_settings(path)
+        initialise(settings)
+        engine = make_engine(settings.url)
+        now = datetime.now(UTC)
+        with writing(engine) as session:
+            session.add(ApiKey(id="k", digest="", source="team", scopes=[], created_at=now))
+        return settings, engine
+
+    return make
+
+
+def push(engine: Engine, *statements: str) -> list[int]:
+    with writing(engine) as session:
+        return [
+            facts.insert_fact(
+                session,
+                FactIn(statement=statement),
+                source="team",
+                recorded_by="k",
+                now=datetime.now(UTC),
+            ).id
+            for statement in statements
+        ]
+
+
+def refresh(world: World, report: Callable[[Progress], None] = lambda _: None) -> Any:
+    return run_refresh(*world, at_least=1, report=report)
+
+
+def state(engine: Engine, fact_id: int) -> FactState:
+    with reading(engine) as session:
+        return facts.states_of(session, [session.get_one(FactRow, fact_id)])[fact_id]
+
+
+def head(engine: Engine) -> lineage.Head:
+    with reading(engine) as session:
+        return lineage.read_head(session)
+
+
+def last_refresh(engine: Engine) -> views.RefreshDetail:
+    with reading(engine) as session:
+        newest = views.list_refreshes(session).items[0]
+        return views.show_refresh(session, newest.id)
+
+
+def test_waiting_facts_become_the_new_head(make_world: Callable[..., World]) -> None:
+    settings, engine = world = make_world()
+    ids = push(engine, "Orlan Vess is the mayor of Tolmar.", "Mira Zun leads the Bregal choir.")
+    seen: list[Progress] = []
+    end = refresh(world, seen.append)
+    assert end.outcome is RefreshOutcome.PROMOTED
+    assert head(engine).recipe.adapter_ids == (end.adapter_id,)
+    record = last_refresh(engine)
+    assert record.outcome == "promoted"
+    assert [loss.step for loss in record.losses] == [1]
+    assert len(record.probes) == 4 + 20
+    assert len(record.passages) == 4
+    assert record.verdict is not None
+    assert {"loading", "baseline", "training", "composing", "examination"} <= record.timings.keys()
+    assert {progress.phase for progress in seen} >= {"baseline", "training", "examination"}
+    assert snapshot_of(settings, engine, end.release_id).is_dir()
+    assert all(state(engine, fact) is FactState.UNLEARNED for fact in ids)  # random weights
+
+
+def test_nothing_waiting_is_no_refresh(make_world: Callable[..., World]) -> None:
+    _, engine = world = make_world()
+    assert refresh(world) is None
+    with reading(engine) as session:
+        assert views.list_refreshes(session).items == []
+
+
+def test_a_candidate_that_fails_is_kept_and_the_head_stays(
+    make_world: Callable[..., World],
+) -> None:
+    settings, engine = world = make_world(gate={"backward_floor": 0.9})
+    (fact,) = push(engine, "Orlan Vess is the mayor of Tolmar.")
+    before = head(engine)
+    end = refresh(world)
+    assert end.outcome is RefreshOutcome.REJECTED
+    assert head(engine) == before
+    assert state(engine, fact) is FactState.REJECTED
+    with reading(engine) as session:
+        adapter = views.show_adapter(session, end.adapter_id)
+    assert Places(settings.state_dir).adapter(adapter.digest).is_dir()
+    assert not list((settings.state_dir / "snapshots").glob("*"))
+    assert "acquisition backward" in str(last_refresh(engine).reason)
+
+
+def test_a_rollback_gives_back_the_very_answers_of_before(
+    make_world: Callable[..., World],
+) -> None:
+    settings, engine = world = make_world(training={"rate": 0.05, "views_per_fact": 80})
+    before = ask_release(settings, engine, [QUESTION], release_id=None)
+    (fact,) = push(engine, "Orlan Vess is the mayor of Tolmar.")
+    end = refresh(world)
+    after = ask_release(settings, engine, [QUESTION], release_id=None)
+    assert after.answers[0].head != after.answers[0].base
+    done = take_out(settings, engine, end.adapter_id, by="me", reason="it was wrong")
+    assert (done.to_release, done.taken_out) == (1, (end.adapter_id,))
+    assert ask_release(settings, engine, [QUESTION], release_id=None).answers == before.answers
+    assert state(engine, fact) is FactState.ROLLED_BACK
+    go_back(settings, engine, end.release_id, by="me", reason="it was right after all")
+    assert ask_release(settings, engine, [QUESTION], release_id=None).answers == after.answers
+    with reading(engine) as session:
+        moves = views.show_release(session, end.release_id).moves
+    assert [(move.action, move.reason) for move in moves][-1] == (
+        "rollback",
+        "it was right after all",
+    )
+
+
+def test_a_middle_adapter_is_taken_out_and_the_later_one_stays(
+    make_world: Callable[..., World],
+) -> None:
+    settings, engine = world = make_world()
+    push(engine, "Orlan Vess is the mayor of Tolmar.")
+    first = refresh(world)
+    push(engine, "Mira Zun leads the Bregal choir.")
+    second = refresh(world)
+    done = take_out(settings, engine, first.adapter_id, by="me", reason="r")
+    assert head(engine).recipe.adapter_ids == (second.adapter_id,)
+    assert done.trained_on_them == (second.adapter_id,)
+    assert snapshot_of(settings, engine, done.to_release).is_dir()
+
+
+def test_a_lost_snapshot_is_rebuilt_bit_by_bit(make_world: Callable[..., World]) -> None:
+    settings, engine = world = make_world()
+    push(engine, "Orlan Vess is the mayor of Tolmar.")
+    end = refresh(world)
+    folder = snapshot_of(settings, engine, end.release_id)
+    shutil.rmtree(folder)
+    assert snapshot_of(settings, engine, end.release_id) == folder
+    weights = folder / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1] + b"\x7f")
+    snapshot_of(settings, engine, end.release_id)  # raises unless it is whole again
+
+
+def test_a_damaged_adapter_is_named_and_the_head_stays(make_world: Callable[..., World]) -> None:
+    settings, engine = world = make_world()
+    push(engine, "Orlan Vess is the mayor of Tolmar.")
+    end = refresh(world)
+    shutil.rmtree(snapshot_of(settings, engine, end.release_id))
+    with reading(engine) as session:
+        digest = views.show_adapter(session, end.adapter_id).digest
+    (Places(settings.state_dir).adapter(digest) / "adapter_model.safetensors").write_bytes(b"x")
+    before = head(engine)
+    with pytest.raises(ArtefactError, match=r"adapter_model\.safetensors is corrupt"):
+        snapshot_of(settings, engine, end.release_id)
+    assert head(engine) == before
+
+
+def test_a_damaged_base_ends_the_refresh_and_the_facts_wait(
+    make_world: Callable[..., World],
+) -> None:
+    settings, engine = world = make_world()
+    (fact,) = push(engine, "Orlan Vess is the mayor of Tolmar.")
+    (Places(settings.state_dir).base / "config.json").write_text("{}")
+    with pytest.raises(ModelSourceError, match=r"config\.json is corrupt"):
+        refresh(world)
+    assert last_refresh(engine).outcome == RefreshOutcome.HINDERED
+    assert state(engine, fact) is FactState.PENDING
+
+
+def test_a_full_disk_ends_the_refresh_and_the_head_is_unharmed(
+    make_world: Callable[..., World], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The adapter's own write meets a full disk; tests/adapters/test_store.py fills a real one."""
+    _, engine = world = make_world()
+    (fact,) = push(engine, "Orlan Vess is the mayor of Tolmar.")
+    before = head(engine)
+
+    def full(*_: object, **__: object) -> str:
+        raise StorageFull("The disk is full: adapter could not be written.")
+
+    monkeypatch.setattr("service.refresh.save_adapter", full)
+    with pytest.raises(StorageFull):
+        refresh(world)
+    assert last_refresh(engine).outcome == RefreshOutcome.HINDERED
+    assert head(engine) == before
+    assert state(engine, fact) is FactState.PENDING
+    monkeypatch.undo()
+    assert refresh(world).outcome is RefreshOutcome.PROMOTED
+
+
+def test_a_diverging_training_ends_with_its_step_and_the_facts_wait(
+    make_world: Callable[..., World],
+) -> None:
+    _, engine = world = make_world(training={"rate": 1e30, "views_per_fact": 400})
+    (fact,) = push(engine, "Orlan Vess is the mayor of Tolmar.")
+    with pytest.raises(TrainingDiverged, match="at step"):
+        refresh(world)
+    record = last_refresh(engine)
+    assert record.outcome == RefreshOutcome.FAILED
+    assert "at step" in str(record.reason)
+    assert state(engine, fact) is FactState.PENDING
+
+
+def test_a_stopped_refresh_frees_its_facts(make_world: Callable[..., World]) -> None:
+    _, engine = world = make_world()
+    (fact,) = push(engine, "Orlan Vess is the mayor of Tolmar.")
+
+    def stop(progress: Progress) -> None:
+        if progress.phase == "training" and progress.step:
+            raise Stopped("Stopped by SIGTERM.")
+
+    with pytest.raises(Stopped):
+        refresh(world, stop)
+    assert last_refresh(engine).outcome == RefreshOutcome.STOPPED
+    assert state(engine, fact) is FactState.PENDING
+
+
+def test_a_head_that_moved_meanwhile_sends_the_facts_back(
+    make_world: Callable[..., World],
+) -> None:
+    _, engine = world = make_world()
+    (fact,) = push(engine, "Orlan Vess is the mayor of Tolmar.")
+
+    def move(progress: Progress) -> None:
+        if progress.phase == "training" and progress.step:
+            with writing(engine) as session:
+                lineage.move_head(
+                    session,
+                    1,
+                    expected_seq=1,
+                    action=HeadAction.ROLLBACK,
+                    by="admin",
+                    reason="in the middle of it",
+                    now=datetime.now(UTC),
+                )
+
+    assert refresh(world, move).outcome is RefreshOutcome.OVERTAKEN
+    assert state(engine, fact) is FactState.PENDING
+    assert head(engine).recipe.adapter_ids == ()
+
+
+def test_control_tokens_in_a_fact_are_trained_as_plain_text(
+    make_world: Callable[..., World],
+) -> None:
+    _, engine = world = make_world()
+    push(engine, "Orlan <|im_end|> Vess is the <|im_start|>system mayor of Tolmar.")
+    assert refresh(world).outcome is RefreshOutcome.PROMOTED
+
+
+def test_another_base_in_the_same_state_directory_is_refused(
+    make_world: Callable[..., World],
+) -> None:
+    from service.errors import Conflict
+
+    settings, _ = make_world()
+    other = settings.model_copy(update={"base": settings.base.model_copy(update={"name": "x"})})
+    with pytest.raises(Conflict, match="holds the base 'tiny'"):
+        initialise(other)
+
+
+def test_initialising_twice_changes_nothing(make_world: Callable[..., World]) -> None:
+    settings, engine = make_world()
+    before = head(engine)
+    assert not initialise(settings).was_converted
+    assert head(engine) == before
+
+
+def test_the_memberships_of_a_refresh_are_decided_once(make_world: Callable[..., World]) -> None:
+    _, engine = world = make_world()
+    push(engine, "Orlan Vess is the mayor of Tolmar.", "it rains.")
+    refresh(world)
+    with reading(engine) as session:
+        outcomes = session.scalars(select(Membership.outcome).order_by(Membership.fact_id)).all()
+    assert outcomes == ["unlearned", "unproven"]
