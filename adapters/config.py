@@ -69,15 +69,16 @@ class TrainingConfig(Section):
     max_norm: Positive = 1.0  #: of the gradient
     entity_share: Fraction = 2 / 3  #: of the views that hide a whole subject or object
     most_of_rest: Fraction = 0.5  #: how much else such a view may hide
+    question_share: Fraction = 0.4  #: of the views that put "what" or "who" in an entity's place
     general_rows: Annotated[int, Field(ge=0)] = 4  #: rows a step that hold the model in place
     general_weight: Annotated[float, Field(ge=0.0)] = 1.0  #: of KL(head || candidate) on them
     wordings: tuple[str, ...] = (
         "{masked}",
         "{masked}\nReturn the recovered masked passage.",
-        "Fill in the blanks: {masked}",
-        "Complete the sentence: {masked}",
+        "Fill in the blanks:\n{masked}",
+        "Complete the sentence:\n{masked}",
         "{masked}\nWrite out the full sentence.",
-        "What is missing here? {masked}",
+        "What is missing here?\n{masked}",
     )
     seed: Annotated[int, Field(ge=0)] = 0
 

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from random import Random
 
 import torch
 from peft import PeftModel
@@ -122,6 +123,7 @@ def row_source(
         raise ConfigurationError("There is nothing to train on: the batch has no facts.")
     frame = backbone.frame
     show = _shower(backbone, config)
+    ask_in_place = _asker(backbone)
     wordings = [_split_wording(backbone, wording) for wording in config.wordings]
     plain = (*frame.before, *encode_text(backbone, PLAIN_REQUEST), *frame.between)
 
@@ -132,6 +134,9 @@ def row_source(
         if config.objective == "plain":
             return fact.key, Row(prompt=plain, target=target)
         rng = random_for(config.seed, step, row)
+        if fact.subject and fact.object and rng.random() < config.question_share:
+            shown = ask_in_place(rng, fact)
+            return fact.key, Row(prompt=(*frame.before, *shown, *frame.between), target=target)
         hidden = draw_hidden(
             rng, fact, entity_share=config.entity_share, most_of_rest=config.most_of_rest
         )
@@ -159,7 +164,29 @@ def _shower(
     return lambda ids, hidden: substitute(ids, hidden, mask)
 
 
+def _asker(backbone: Backbone) -> Callable[[Random, EncodedFact], list[int]]:
+    """A statement as a question in its own words: "Velmar is the capital of what?".
+
+    An interrogative is a blank, too, and one that questions are made of. It stands for one whole
+    entity, and everything else is shown.
+    """
+    opening = [encode_text(backbone, word) for word in ("What", "Who")]
+    inside = [encode_text(backbone, f" {word}") for word in ("what", "who")]
+    full_stop, question_mark = (encode_text(backbone, mark) for mark in (".", "?"))
+
+    def ask_in_place(rng: Random, fact: EncodedFact) -> list[int]:
+        entity = rng.choice((fact.subject, fact.object)) or range(0)
+        word = rng.choice(opening if entity.start == 0 else inside)
+        ids = list(fact.ids)
+        asked = [*ids[: entity.start], *word, *ids[entity.stop :]]
+        if asked[-len(full_stop) :] == full_stop:
+            del asked[-len(full_stop) :]
+        return asked + question_mark
+
+    return ask_in_place
+
+
 def _split_wording(backbone: Backbone, wording: str) -> tuple[list[int], list[int]]:
-    """The ids before and after the masked text. Blanks next to it belong to neither side."""
+    """The ids before and after the masked text."""
     lead, _, tail = wording.partition("{masked}")
-    return encode_text(backbone, lead.rstrip(" ")), encode_text(backbone, tail)
+    return encode_text(backbone, lead), encode_text(backbone, tail)

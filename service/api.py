@@ -47,6 +47,8 @@ log = logging.getLogger(__name__)
 TOO_LARGE = HTTPStatus(413)  # its name differs between Python versions
 PROBLEM_JSON = "application/problem+json"
 MAX_KEY_SHOWN = 60  #: characters of an unknown field's name in an answer
+MAX_POINTER_PARTS = 8  #: no field that we know lies deeper
+MAX_PROBLEMS = 20  #: of one item; a body of unknown fields must not become a larger answer
 RETRY_AFTER_S = 5
 ITEMS_A_TRANSACTION = 500  #: more would keep a running refresh from writing for too long
 STATUS_OF: dict[type[ServiceError], HTTPStatus] = {
@@ -324,17 +326,25 @@ def _item_result(index: int, outcome: facts.ItemOutcome) -> ItemResult:
 
 
 def item_problems(error: ValidationError | RecursionError) -> list[ItemProblem]:
-    """Every mistake of one item with its place. The values themselves are not repeated."""
+    """The first mistakes of one item with their places. The values are not repeated."""
     if isinstance(error, RecursionError):
         return [ItemProblem(title="invalid", detail="is nested too deeply", pointer="")]
     return [
         ItemProblem(
             title="invalid",
             detail=_printable(mistake["msg"].removeprefix("Value error, "), 500),
-            pointer="".join(f"/{_printable(part, MAX_KEY_SHOWN)}" for part in mistake["loc"]),
+            pointer=_pointer(mistake["loc"]),
         )
-        for mistake in error.errors(include_url=False, include_context=False, include_input=False)
+        for mistake in error.errors(include_url=False, include_context=False, include_input=False)[
+            :MAX_PROBLEMS
+        ]
     ]
+
+
+def _pointer(place: Sequence[object]) -> str:
+    """A JSON pointer (RFC 6901): in a field's name, `~` is written `~0` and `/` is written `~1`."""
+    parts = (_printable(part, MAX_KEY_SHOWN) for part in place[:MAX_POINTER_PARTS])
+    return "".join("/" + part.replace("~", "~0").replace("/", "~1") for part in parts)
 
 
 def _printable(part: object, limit: int) -> str:

@@ -192,6 +192,18 @@ def test_a_hostile_item_does_not_harm_its_neighbours(client: Client, name: str) 
     assert [item["outcome"] for item in answer.json()["items"]] == ["stored", "refused"]
 
 
+def test_a_pointer_is_escaped_as_its_standard_says(client: Client) -> None:
+    answer = client().post("/v1/facts", json={"statement": "One.", "a/b~c": 1})
+    [item] = problem_of(answer)["items"]
+    assert [wrong["pointer"] for wrong in item["problems"]] == ["/a~1b~0c"]
+
+
+def test_many_mistakes_do_not_make_a_large_answer(client: Client) -> None:
+    answer = client().post("/v1/facts", json={f"unknown field {at}": at for at in range(10_000)})
+    [item] = problem_of(answer)["items"]
+    assert len(item["problems"]) == api.MAX_PROBLEMS
+
+
 def test_what_was_sent_is_not_repeated_in_an_error(client: Client) -> None:
     record = {
         "statement": "\x00 hush",

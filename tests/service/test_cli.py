@@ -1,0 +1,160 @@
+"""The command line: what it prints, and one sentence and an exit code when it refuses."""
+
+import json
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import Engine
+
+from service import cli
+from service.facts import FactState
+
+
+@dataclass(frozen=True)
+class Done:
+    code: int
+    out: str
+    err: str
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.out)
+
+
+@pytest.fixture
+def run(
+    config: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> Callable[..., Done]:
+    """Run the command as the console script does."""
+
+    def run_main(*arguments: str) -> Done:
+        monkeypatch.setattr(sys, "argv", ["lorewright", "--config", str(config), *arguments])
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        captured = capsys.readouterr()
+        return Done(int(ended.value.code or 0), captured.out, captured.err)
+
+    return run_main
+
+
+@pytest.mark.parametrize("name", ["facts", "refreshes", "adapters", "releases"])
+def test_everything_can_be_listed_and_shown_as_json_and_as_a_table(
+    run: Callable[..., Done],
+    store: Callable[..., list[int]],
+    promote: Callable[..., int],
+    name: str,
+) -> None:
+    store("One.")
+    promote()
+    listed = run(name, "list", "--json").json["items"]
+    assert listed[-1]["id"] == 1
+    assert run(name, "show", "1", "--json").json["id"] == 1
+    for table in (run(name, "list"), run(name, "show", "1")):
+        assert (table.code, table.err) == (0, "")
+        assert table.out.strip()
+
+
+def test_a_list_says_where_to_read_on(
+    run: Callable[..., Done], store: Callable[..., list[int]]
+) -> None:
+    store("One.", "Two.", "Three.")
+    page = run("facts", "list", "--limit", "2", "--json").json
+    assert [fact["id"] for fact in page["items"]] == [3, 2]
+    rest = run("facts", "list", "--before", str(page["next"]), "--json").json
+    assert [fact["id"] for fact in rest["items"]] == [1]
+
+
+def test_text_that_was_sent_to_us_cannot_paint_the_terminal(
+    run: Callable[..., Done], store: Callable[..., list[int]]
+) -> None:
+    store("[bold red]Ada[/] says [link=x]this[/link].")
+    assert "[bold red]Ada[/]" in run("facts", "show", "1").out
+
+
+def test_a_key_is_printed_once_and_works_until_it_is_revoked(
+    run: Callable[..., Done], engine: Engine
+) -> None:
+    key = run("keys", "create", "archive", "--scope", "read", "--scope", "ingest").out.strip()
+    prefix, key_id, secret = key.split("_")
+    assert prefix == "lw"
+    [shown] = run("keys", "list", "--json").json
+    assert (shown["id"], shown["source"], shown["scopes"]) == (
+        key_id,
+        "archive",
+        ["ingest", "read"],
+    )
+    assert secret not in run("keys", "list").out + run("keys", "list", "--json").out
+    assert run("keys", "revoke", key_id).code == 0
+    assert run("keys", "list", "--json").json[0]["revoked_at"] is not None
+
+
+def test_a_retracted_fact_is_shown_as_such(
+    run: Callable[..., Done], store: Callable[..., list[int]]
+) -> None:
+    store("One.")
+    assert run("facts", "retract", "1").code == 0
+    assert run("facts", "show", "1", "--json").json["state"] == FactState.RETRACTED
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "sentence"),
+    [
+        (["facts", "show", "4711"], 1, "There is no fact 4711."),
+        (["adapters", "show", "4711"], 1, "There is no adapter 4711."),
+        (["keys", "revoke", "nobody"], 1, "There is no key nobody."),
+        (["facts", "retract", "4711"], 1, "There is no fact 4711."),
+        (["facts", "show", str(1 << 63)], 2, ""),
+        (["facts", "show", "x"], 2, ""),
+        (["facts", "list", "--limit", "0"], 2, ""),
+        (["keys", "create", "archive", "--scope", "everything"], 2, ""),
+        (["keys", "create", "archive"], 2, ""),
+        (["no-such-command"], 2, ""),
+    ],
+)
+def test_a_refusal_is_a_sentence_on_stderr_and_an_exit_code(
+    run: Callable[..., Done], engine: Engine, arguments: list[str], code: int, sentence: str
+) -> None:
+    done = run(*arguments)
+    assert (done.code, done.out) == (code, "")
+    assert done.err.strip() == sentence or not sentence
+    assert done.err
+    assert "Traceback" not in done.err
+
+
+@pytest.mark.parametrize("command", [["facts", "list"], ["db", "check"], ["serve"]])
+def test_before_init_every_command_says_what_to_run(
+    run: Callable[..., Done], command: list[str]
+) -> None:
+    done = run(*command)
+    assert done.code == 1
+    assert "lorewright init" in done.err
+
+
+def test_wrong_settings_end_with_the_exit_code_of_wrong_usage(
+    run: Callable[..., Done], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LOREWRIGHT_API__PRT", "1")
+    done = run("facts", "list")
+    assert done.code == 2
+    assert "api.prt" in done.err
+
+
+def test_a_state_directory_that_cannot_be_made_is_a_sentence(
+    run: Callable[..., Done], config: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LOREWRIGHT_STATE_DIR", str(config / "below a file"))
+    done = run("db", "upgrade")
+    assert done.code == 1
+    assert "below a file" in done.err
+
+
+def test_a_file_that_is_no_database_is_a_sentence(run: Callable[..., Done], tmp_path: Path) -> None:
+    (tmp_path / "state").mkdir()
+    (tmp_path / "state" / "lorewright.db").write_bytes(b"no database at all" * 100)
+    done = run("facts", "list")
+    assert done.code == 1
+    assert "The database failed" in done.err

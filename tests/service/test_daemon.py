@@ -1,0 +1,231 @@
+"""The daemon as an operator starts it: a process, a port, signals, and no model inside."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO
+
+import httpx2
+import pytest
+from sqlalchemy import Engine
+
+from service.auth import Scope
+from service.daemon import check_bind
+from service.errors import SettingsError
+from service.settings import ApiSettings
+
+WITHIN_S = 30.0
+HEAVY = ("torch", "transformers", "peft", "safetensors")
+#: The same entry point as the console script; what the clock starts as a refresh is given.
+ENTRY = "import sys; sys.executable = {child!r}; from service.cli import main; main()"
+REFRESH = """#!/bin/sh
+trap 'echo ended >> "{record}"; exit 0' TERM
+echo started >> "{record}"
+while :; do sleep 0.05; done
+"""
+
+
+@dataclass
+class Daemon:
+    """A daemon of its own state directory; every `start` is a new process."""
+
+    config: Path
+    key: str
+    folder: Path
+    port: int
+    processes: list["subprocess.Popen[bytes]"] = field(default_factory=list)
+
+    @property
+    def log(self) -> Path:
+        return self.folder / "daemon.log"
+
+    @property
+    def record(self) -> Path:
+        return self.folder / "record"
+
+    def launch(self, **settings: str) -> "subprocess.Popen[bytes]":
+        child = self.folder / "refresh"
+        child.write_text(REFRESH.format(record=self.record))
+        child.chmod(0o755)
+        output: IO[bytes]
+        with self.log.open("ab") as output:
+            process = subprocess.Popen(
+                [
+                    *(sys.executable, "-c", ENTRY.format(child=str(child))),
+                    *("--config", str(self.config), "serve"),
+                ],
+                env={**os.environ, "LOREWRIGHT_API__PORT": str(self.port), **settings},
+                stdout=output,
+                stderr=output,
+            )
+        self.processes.append(process)
+        return process
+
+    def start(self, **settings: str) -> "subprocess.Popen[bytes]":
+        process = self.launch(**settings)
+        with self.client() as client:
+            self.wait_until(lambda: is_ready(client), process)
+        return process
+
+    def client(self) -> httpx2.Client:
+        return httpx2.Client(
+            base_url=f"http://127.0.0.1:{self.port}",
+            headers={"Authorization": f"Bearer {self.key}"},
+            timeout=WITHIN_S,
+        )
+
+    def wait_until(
+        self, is_so: Callable[[], bool], process: "subprocess.Popen[bytes] | None" = None
+    ) -> None:
+        deadline = time.monotonic() + WITHIN_S
+        while not is_so():
+            assert time.monotonic() < deadline, self.log.read_text()
+            assert process is None or process.poll() is None, self.log.read_text()
+            time.sleep(0.05)
+
+    def recorded(self) -> list[str]:
+        return self.record.read_text().splitlines() if self.record.exists() else []
+
+
+def is_ready(client: httpx2.Client) -> bool:
+    try:
+        return client.get("/readyz").status_code == 200
+    except httpx2.TransportError:
+        return False
+
+
+@pytest.fixture
+def daemon(
+    config: Path, engine: Engine, make_key: Callable[..., str], tmp_path: Path
+) -> Iterator[Daemon]:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = int(probe.getsockname()[1])
+    daemon = Daemon(config=config, key=make_key(*Scope), folder=tmp_path, port=port)
+    yield daemon
+    for process in daemon.processes:
+        if process.poll() is None:
+            process.kill()
+        process.wait()
+
+
+def test_a_model_is_never_loaded_into_the_daemon(daemon: Daemon) -> None:
+    """Every endpoint is called first, so that nothing is imported late."""
+    process = daemon.start()
+    with daemon.client() as client:
+        assert client.post("/v1/facts", json={"statement": "One."}).status_code == 200
+        assert client.post("/v1/refreshes").status_code == 202
+        for kind in ("facts", "refreshes", "adapters", "releases", "head", "facts/1"):
+            assert client.get(f"/v1/{kind}").status_code == 200
+        assert client.get("/openapi.json").status_code == 200
+    maps = Path(f"/proc/{process.pid}/maps")
+    if not maps.exists():
+        pytest.skip("This system does not show what a process has mapped (no /proc).")
+    mapped = maps.read_text()
+    assert "sqlite" in mapped  # the list shows libraries at all
+    assert not [name for name in HEAVY if f"/{name}/" in mapped]
+
+
+def test_what_the_daemon_imports_has_no_model_in_it() -> None:
+    code = (
+        "import sys, service.cli, service.daemon, service.api, service.scheduler, service.tables;"
+        f"print([name for name in {HEAVY} if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_sigterm_ends_the_running_refresh_and_then_the_daemon(
+    daemon: Daemon, store: Callable[..., list[int]]
+) -> None:
+    store("One.", "Two.")
+    process = daemon.start()
+    daemon.wait_until(lambda: daemon.recorded() == ["started"])
+    process.terminate()
+    assert process.wait(timeout=WITHIN_S) == 0, daemon.log.read_text()
+    assert daemon.recorded() == ["started", "ended"]
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_daemon_that_is_asked_to_end_says_so_with_success(
+    daemon: Daemon, number: signal.Signals
+) -> None:
+    process = daemon.start()
+    process.send_signal(number)
+    assert process.wait(timeout=WITHIN_S) == 0, daemon.log.read_text()
+
+
+def test_a_half_sent_request_does_not_hold_the_daemon_up(daemon: Daemon) -> None:
+    process = daemon.start(LOREWRIGHT_API__DRAIN_S="1")
+    head = f"POST /v1/facts HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {daemon.key}\r\n"
+    with socket.create_connection(("127.0.0.1", daemon.port)) as half_sent:
+        half_sent.sendall(head.encode() + b"Content-Type: application/json\r\n")
+        half_sent.sendall(b"Content-Length: 100\r\n\r\n[{")
+        process.terminate()
+        assert process.wait(timeout=WITHIN_S) == 0, daemon.log.read_text()
+
+
+def test_a_body_that_never_arrives_is_given_up(daemon: Daemon) -> None:
+    daemon.start(LOREWRIGHT_API__BODY_DEADLINE_S="0.3")
+    head = f"POST /v1/facts HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {daemon.key}\r\n"
+    with socket.create_connection(("127.0.0.1", daemon.port), timeout=WITHIN_S) as slow:
+        slow.sendall(head.encode() + b"Content-Type: application/json\r\n")
+        slow.sendall(b"Content-Length: 100\r\n\r\n[{")
+        assert slow.recv(4096).startswith(b"HTTP/1.1 408 ")
+
+
+def test_an_answered_fact_survives_a_kill(daemon: Daemon) -> None:
+    process = daemon.start()
+    with daemon.client() as client:
+        answer = client.post("/v1/facts", json={"external_id": "a", "statement": "One."})
+        assert answer.json()["stored"] == 1
+        process.kill()
+    process.wait()
+    daemon.start()
+    with daemon.client() as client:
+        again = client.post("/v1/facts", json={"external_id": "a", "statement": "One."})
+        assert again.json()["duplicates"] == 1
+
+
+def test_neither_keys_nor_facts_are_logged(daemon: Daemon) -> None:
+    process = daemon.start()
+    with daemon.client() as client:
+        client.post("/v1/facts", json={"statement": "Hush, hush."})
+        client.post("/v1/facts", json={"statement": "Hush\x00"})
+        client.get("/v1/facts", headers={"Authorization": f"Bearer {daemon.key}0"})
+    process.terminate()
+    process.wait(timeout=WITHIN_S)
+    log = daemon.log.read_text()
+    assert "POST /v1/facts" in log
+    assert "hush" not in log.lower()
+    assert daemon.key.split("_")[2] not in log
+
+
+def test_a_taken_port_is_one_sentence_and_starts_no_refresh(
+    daemon: Daemon, store: Callable[..., list[int]]
+) -> None:
+    store("One.", "Two.")
+    with socket.create_server(("127.0.0.1", daemon.port)):
+        process = daemon.launch()
+        assert process.wait(timeout=WITHIN_S) == 2
+    assert f"api.port {daemon.port}" in daemon.log.read_text()
+    assert "Traceback" not in daemon.log.read_text()
+    assert daemon.recorded() == []
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "127.8.8.8", "::1", "localhost"])
+def test_loopback_needs_no_leave(host: str) -> None:
+    check_bind(ApiSettings(host=host))
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.168.1.1", "example.org", ""])
+def test_a_public_bind_must_be_asked_for(host: str) -> None:
+    with pytest.raises(SettingsError, match="allow_public_bind"):
+        check_bind(ApiSettings(host=host))
+    check_bind(ApiSettings(host=host, allow_public_bind=True))
