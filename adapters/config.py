@@ -64,14 +64,14 @@ class TrainingConfig(Section):
     rate: Positive = 1e-3  #: the peak, after the warm-up; a cosine leads down from it
     warmup_steps: Annotated[int, Field(ge=1)] = 5
     views_per_fact: Annotated[int, Field(ge=1)] = 60  #: masked copies of each fact in a training
-    rows_per_step: Annotated[int, Field(ge=1)] = 8
+    rows_per_step: Annotated[int, Field(ge=1)] = 6
     weight_decay: Annotated[float, Field(ge=0.0)] = 0.0
     max_norm: Positive = 1.0  #: of the gradient
-    entity_share: Fraction = 2 / 3  #: of the views that hide a whole subject or object
-    most_of_rest: Fraction = 0.5  #: how much else such a view may hide
+    entity_share: Fraction = 0.8  #: of the other views that hide a whole subject or object
+    most_of_rest: Fraction = 1.0  #: how much else such a view may hide
     question_share: Fraction = 0.4  #: of the views that put "what" or "who" in an entity's place
-    general_rows: Annotated[int, Field(ge=0)] = 4  #: rows a step that hold the model in place
-    general_weight: Annotated[float, Field(ge=0.0)] = 1.0  #: of KL(head || candidate) on them
+    general_rows: Annotated[int, Field(ge=0)] = 6  #: rows a step that hold the model in place
+    general_weight: Annotated[float, Field(ge=0.0)] = 2.0  #: of KL(head || candidate) on them
     wordings: tuple[str, ...] = (
         "{masked}",
         "{masked}\nReturn the recovered masked passage.",

@@ -70,15 +70,23 @@ class _Context:
 
     def __init__(self, config: Path) -> None:
         self.config = config
+        self.opened: Engine | None = None
 
     @property
     def settings(self) -> Settings:
         return load_settings(self.config)
 
     def engine(self) -> Engine:
-        engine = make_engine(self.settings.url)
-        check_at_head(engine)
-        return engine
+        """Raises DatabaseNotReady when the schema is not the one that this version needs."""
+        if self.opened is None:
+            self.opened = make_engine(self.settings.url)
+            check_at_head(self.opened)
+        return self.opened
+
+    def close(self) -> None:
+        if self.opened is not None:
+            self.opened.dispose()
+        self.opened = None
 
 
 context = _Context(DEFAULT_CONFIG)
@@ -112,6 +120,8 @@ def main() -> None:
         _fail(f"The database failed: {getattr(error, 'orig', None) or error}", 1)
     except OSError as error:
         _fail(f"The system refused: {error}.", 1)
+    finally:
+        context.close()
 
 
 def _fail(sentence: str, code: int) -> None:

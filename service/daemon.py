@@ -10,6 +10,7 @@ from pathlib import Path
 from types import FrameType
 
 import uvicorn
+from sqlalchemy import Engine
 
 from service.api import create_app
 from service.db import check_at_head, make_engine, reading
@@ -29,6 +30,13 @@ def serve(settings: Settings, *, config: Path) -> None:
     """
     check_bind(settings.api)
     engine = make_engine(settings.url)
+    try:
+        _serve(settings, engine, config=config)
+    finally:
+        engine.dispose()
+
+
+def _serve(settings: Settings, engine: Engine, *, config: Path) -> None:
     check_at_head(engine)
     with reading(engine) as session:
         head = read_head(session)
@@ -55,7 +63,6 @@ def serve(settings: Settings, *, config: Path) -> None:
             server.run(sockets=[listening])
         finally:
             clock.stop()
-            engine.dispose()
 
 
 @contextmanager

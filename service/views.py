@@ -26,7 +26,7 @@ from service.models import (
 Row = TypeVar("Row")
 Item = TypeVar("Item", bound=BaseModel)
 MAX_PAGE = 500
-MAX_ID = (1 << 63) - 1  #: the largest integer that both databases take
+MAX_ID = (1 << 31) - 1  #: the largest id that PostgreSQL's INTEGER holds
 
 
 class View(BaseModel):

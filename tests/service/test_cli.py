@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from sqlalchemy import Engine
 
-from service import cli
+from service import cli, views
 from service.facts import FactState
 
 
@@ -107,7 +107,7 @@ def test_a_retracted_fact_is_shown_as_such(
         (["adapters", "show", "4711"], 1, "There is no adapter 4711."),
         (["keys", "revoke", "nobody"], 1, "There is no key nobody."),
         (["facts", "retract", "4711"], 1, "There is no fact 4711."),
-        (["facts", "show", str(1 << 63)], 2, ""),
+        (["facts", "show", str(views.MAX_ID + 1)], 2, ""),
         (["facts", "show", "x"], 2, ""),
         (["facts", "list", "--limit", "0"], 2, ""),
         (["keys", "create", "archive", "--scope", "everything"], 2, ""),

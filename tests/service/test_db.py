@@ -1,6 +1,7 @@
 """The database: migrations, durability, and two writers that wait for each other."""
 
 import threading
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from sqlalchemy.dialects import postgresql
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.schema import CreateTable
 
+from service import leases
 from service.db import alembic_config, check_at_head, make_engine, reading, upgrade, writing
 from service.errors import DatabaseNotReady
 from service.leases import Hold
@@ -75,12 +77,11 @@ def test_reading_and_checking_the_schema_wait_for_no_writer(engine: Engine, hold
 def test_a_second_writer_waits_for_the_first(engine: Engine, hold: Hold) -> None:
     """With a late lock, the second would read the old token and fail when it writes."""
 
-    def raise_token() -> None:
+    def take_over() -> None:
         with writing(engine) as session:
-            lease = session.get_one(Lease, hold.name)
-            lease.token += 1
+            leases.acquire(session, hold.name, owner="another", now=datetime.now(UTC), lease_s=0)
 
-    writers = [threading.Thread(target=raise_token) for _ in range(8)]
+    writers = [threading.Thread(target=take_over) for _ in range(8)]
     for writer in writers:
         writer.start()
     for writer in writers:
