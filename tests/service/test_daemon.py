@@ -24,10 +24,11 @@ WITHIN_S = 30.0
 HEAVY = ("torch", "transformers", "peft", "safetensors")
 #: The same entry point as the console script; what the clock starts as a refresh is given.
 ENTRY = "import sys; sys.executable = {child!r}; from service.cli import main; main()"
+#: It ends when its daemon is gone, so that a test that fails leaves no process behind.
 REFRESH = """#!/bin/sh
 trap 'echo ended >> "{record}"; exit 0' TERM
 echo started >> "{record}"
-while :; do sleep 0.05; done
+while kill -0 $PPID 2>/dev/null; do sleep 0.05; done
 """
 
 

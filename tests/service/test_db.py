@@ -77,9 +77,11 @@ def test_reading_and_checking_the_schema_wait_for_no_writer(engine: Engine, hold
 def test_a_second_writer_waits_for_the_first(engine: Engine, hold: Hold) -> None:
     """With a late lock, the second would read the old token and fail when it writes."""
 
+    after_it = datetime.now(UTC)  # the fixture's lease is long over, and these last for nothing
+
     def take_over() -> None:
         with writing(engine) as session:
-            leases.acquire(session, hold.name, owner="another", now=datetime.now(UTC), lease_s=0)
+            leases.acquire(session, hold.name, owner="another", now=after_it, lease_s=0)
 
     writers = [threading.Thread(target=take_over) for _ in range(8)]
     for writer in writers:

@@ -20,8 +20,10 @@ from service.settings import Settings
 
 ENDS = "exit 0"
 FAILS = "echo out of luck; exit 9"
-RUNS_UNTIL_ASKED = "trap 'echo asked >> \"$record\"; exit 0' TERM; while :; do sleep 0.05; done"
-RUNS_ON = "trap '' TERM; while :; do sleep 0.05; done"
+RUNS_UNTIL_ASKED = (
+    "trap 'echo asked >> \"$record\"; exit 0' TERM; while kill -0 $PPID; do sleep 0.05; done"
+)
+RUNS_ON = "trap '' TERM; while kill -0 $PPID; do sleep 0.05; done"
 WITHIN_S = 10.0
 
 
