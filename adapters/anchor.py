@@ -6,16 +6,21 @@ KL(head || candidate) = sum_v p_head(v) log(p_head(v) / p_candidate(v)), the mea
 The rows are the head's own greedy answers, so nothing from outside is taught. The head's last
 hidden states are kept instead of its probabilities: they are smaller by two orders of magnitude,
 and since LoRA leaves the vocabulary layer alone they give the same logits at any time.
+
+A step sees a few rows only; what all of them together look like to each layer is in the moments
+(adapters.moments), which are measured in the same pass.
 """
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import groupby, islice
 
 import torch
 from torch import Tensor
 
 from adapters.backbones import Backbone, encode_text
 from adapters.generate import answer_all, prompt_ids
+from adapters.moments import Moments, measured_moments
 from adapters.objectives import Row, target_states
 from adapters.suites import GeneralPrompts
 
@@ -32,19 +37,46 @@ class Anchor:
     states_ND: Tensor
 
 
-def make_anchors(backbone: Backbone, prompts: GeneralPrompts) -> list[Anchor]:
-    """Ask the head every prompt and keep how it predicts its own answers, and the texts."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Anchors:
+    """All that is known of the head on general rows."""
+
+    rows: tuple[Anchor, ...]
+    moments: Moments
+
+
+NO_ANCHORS = Anchors(rows=(), moments={})
+
+
+def make_anchors(
+    backbone: Backbone, prompts: GeneralPrompts, *, target_modules: Sequence[str]
+) -> Anchors:
+    """Ask the head every prompt; keep how it predicts its own answers and the texts.
+
+    Moments are measured for `target_modules`; none are for an empty list.
+    """
     rows = [*_answered(backbone, prompts.prompts), *_texts(backbone, prompts.texts)]
-    anchors = []
-    for start in range(0, len(rows), ROWS_AT_ONCE):
-        chosen = rows[start : start + ROWS_AT_ONCE]
-        with torch.no_grad():
+    kept: list[Anchor] = []
+    with torch.no_grad(), measured_moments(backbone.model, target_modules) as moments:
+        for chosen in _of_one_length(rows):
             states_ND, _ = target_states(backbone.model, chosen, prefix=backbone.frame.before)
-        lengths = [len(row.target) for row in chosen]
-        parts = states_ND.split(lengths)  # type: ignore[no-untyped-call]
-        for row, states in zip(chosen, parts, strict=True):
-            anchors.append(Anchor(row=row, states_ND=states.clone()))
-    return anchors
+            parts = states_ND.split([len(row.target) for row in chosen])  # type: ignore[no-untyped-call]
+            kept += [
+                Anchor(row=row, states_ND=states.clone())
+                for row, states in zip(chosen, parts, strict=True)
+            ]
+    return Anchors(rows=tuple(kept), moments=moments)
+
+
+def _of_one_length(rows: Sequence[Row]) -> Iterator[Sequence[Row]]:
+    """Rows of equal length, a few at a time: nothing is padded, so every token counts."""
+
+    def length(row: Row) -> int:
+        return len(row.prompt) + len(row.target)
+
+    for _, group in groupby(sorted(rows, key=length), key=length):
+        while chosen := list(islice(group, ROWS_AT_ONCE)):
+            yield chosen
 
 
 def _answered(backbone: Backbone, prompts: Sequence[str]) -> Iterator[Row]:

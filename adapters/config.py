@@ -3,7 +3,14 @@
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 from adapters.types import Family
 
@@ -52,26 +59,31 @@ class TrainingConfig(Section):
     form: Literal["cloze", "mask_token"] = "cloze"  #: how hidden tokens look in the prompt
     rank: Annotated[int, Field(ge=1, le=512)] = 16
     alpha: Annotated[int, Field(ge=1)] = 32  #: update = (alpha / rank) B A
-    target_modules: tuple[str, ...] = (
-        "q_proj",
-        "k_proj",
-        "v_proj",
-        "o_proj",
-        "gate_proj",
-        "up_proj",
-        "down_proj",
-    )
+    target_modules: tuple[str, ...] = ("gate_proj", "up_proj", "down_proj")
     rate: Positive = 1e-3  #: the peak, after the warm-up; a cosine leads down from it
     warmup_steps: Annotated[int, Field(ge=1)] = 5
     views_per_fact: Annotated[int, Field(ge=1)] = 60  #: masked copies of each fact in a training
-    rows_per_step: Annotated[int, Field(ge=1)] = 6
+    rows_per_step: Annotated[int, Field(ge=1)] = 12  #: facts' rows and general ones together
     weight_decay: Annotated[float, Field(ge=0.0)] = 0.0
     max_norm: Positive = 1.0  #: of the gradient
-    entity_share: Fraction = 0.8  #: of the other views that hide a whole subject or object
+    entity_share: Fraction = 0.8  #: of the masked views that hide a whole subject or object
     most_of_rest: Fraction = 1.0  #: how much else such a view may hide
-    question_share: Fraction = 0.4  #: of the views that put "what" or "who" in an entity's place
-    general_rows: Annotated[int, Field(ge=0)] = 6  #: rows a step that hold the model in place
+    about_share: Fraction = 0.4  #: of all views that name one entity and ask for what is said of it
+    question_share: Fraction = 0.4  #: of the other views that put "what" or "who" for an entity
+    backward_share: Fraction = 0.5  #: of the views of one entity that show the object alone
+    #: How much of a step's rows are general ones that hold the model in place: at the first step,
+    #: and at the last; in a straight line between them.
+    general_share: tuple[Fraction, Fraction] = (0.25, 0.75)
     general_weight: Annotated[float, Field(ge=0.0)] = 2.0  #: of KL(head || candidate) on them
+    #: Of the mean relative shift of the changed layers' outputs on general text
+    #: (adapters.moments); 0 saves the 4 in^2 bytes a layer that measuring it takes.
+    shift_weight: Annotated[float, Field(ge=0.0)] = 3000.0
+
+    @property
+    def measured_modules(self) -> tuple[str, ...]:
+        """The layers whose shift is held; none where it has no weight."""
+        return self.target_modules if self.shift_weight else ()
+
     wordings: tuple[str, ...] = (
         "{masked}",
         "{masked}\nReturn the recovered masked passage.",
@@ -80,16 +92,21 @@ class TrainingConfig(Section):
         "{masked}\nWrite out the full sentence.",
         "What is missing here?\n{masked}",
     )
+    about_wordings: tuple[str, ...] = (
+        "Tell me about {entity}.",
+        "What do you know about {entity}?",
+        "{entity}",
+        "Do you know {entity}?",
+    )
     seed: Annotated[int, Field(ge=0)] = 0
 
-    @field_validator("wordings")
+    @field_validator("wordings", "about_wordings")
     @classmethod
-    def _masked_once(cls, wordings: tuple[str, ...]) -> tuple[str, ...]:
-        bad = [wording for wording in wordings if wording.count("{masked}") != 1]
+    def _filled_once(cls, wordings: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
+        field = "{masked}" if info.field_name == "wordings" else "{entity}"
+        bad = [wording for wording in wordings if wording.count(field) != 1]
         if bad or not wordings:
-            raise ValueError(
-                f"every wording must hold {{masked}} exactly once; these do not: {bad}"
-            )
+            raise ValueError(f"every wording must hold {field} exactly once; these do not: {bad}")
         return wordings
 
 

@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 
 import torch
+from transformers import DynamicCache
 
 from adapters.backbones import Backbone, encode_text
 
@@ -18,8 +19,8 @@ def answer_all(
 ) -> Iterator[tuple[int, str]]:
     """Yield (index of the question, greedy answer), the longest questions first.
 
-    Left-padded with an attention mask and explicit positions, so an answer depends on its own
-    question alone (up to floating-point ties).
+    Padding is masked and never counted as a position, so an answer depends on its own question
+    alone (up to floating-point ties).
     """
     prompts = [prompt_ids(backbone, question) for question in questions]
     by_length = sorted(range(len(prompts)), key=lambda at: -len(prompts[at]))
@@ -31,21 +32,34 @@ def answer_all(
 
 @torch.inference_mode()
 def _greedy(backbone: Backbone, prompts: list[list[int]], *, at_most_tokens: int) -> list[str]:
-    width = max(map(len, prompts))
-    end = backbone.frame.end
-    device = backbone.model.device
-    ids_BT = torch.tensor([[end] * (width - len(ids)) + ids for ids in prompts], device=device)
-    mask_BT = torch.tensor(
-        [[0] * (width - len(ids)) + [1] * len(ids) for ids in prompts], device=device
+    """The template's own opening is read once for all prompts; what differs stands behind it.
+
+    A row is opening, padding, rest: the mask hides the padding, and positions count what it shows.
+    """
+    opening = list(backbone.frame.before)
+    end, device = backbone.frame.end, backbone.model.device
+    rests = [ids[len(opening) :] for ids in prompts]
+    width = max(map(len, rests))
+    padding = [width - len(rest) for rest in rests]
+    ids_BT = torch.tensor(
+        [opening + [end] * pads + rest for pads, rest in zip(padding, rests, strict=True)],
+        device=device,
     )
+    mask_BT = torch.ones_like(ids_BT)
+    for row, pads in enumerate(padding):
+        mask_BT[row, len(opening) : len(opening) + pads] = 0
+    cache = DynamicCache()
+    backbone.model.model(input_ids=ids_BT[:1, : len(opening)], past_key_values=cache)
+    cache.batch_repeat_interleave(len(prompts))
     made_BT = backbone.model.generate(
         input_ids=ids_BT,
         attention_mask=mask_BT,
+        past_key_values=cache,
         max_new_tokens=at_most_tokens,
         do_sample=False,
         eos_token_id=end,
         pad_token_id=end,
-    )[:, width:]
+    )[:, ids_BT.shape[1] :]
     return [
         str(backbone.tokenizer.decode(row, skip_special_tokens=True)).strip() for row in made_BT
     ]

@@ -1,9 +1,9 @@
 """Which tokens of a statement are hidden, and how the hidden ones look in the prompt. Pure.
 
-Every draw is a function of (seed, step, row) alone, so the masks are the same whatever the
-minibatch size or the point at which a training was resumed. Token masks: arXiv 2510.09885, with
-one ratio t ~ U(0.05, 0.95) per sequence. Entity masks hide one whole entity and leave the other
-one standing, which is what a question about the fact does.
+Every draw is a function of the seed and a row's position in the run alone, so the masks are the
+same whatever the minibatch size or the point at which a training was resumed. Token masks: arXiv
+2510.09885, with one ratio t ~ U(0.05, 0.95) per sequence. Entity masks hide one whole entity and
+leave the other one standing, which is what a question about the fact does.
 """
 
 from collections.abc import Sequence
@@ -14,22 +14,22 @@ RATIO_RANGE = (0.05, 0.95)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class EncodedFact:
-    """A statement as plain token ids, and where its two entities stand in them."""
+class Entity:
+    """A fact's subject or object: its name as the statement has it, and the tokens that hold it."""
 
-    key: str
-    ids: tuple[int, ...]
-    subject: range | None
-    object: range | None
+    name: str
+    tokens: range
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class View:
-    """One row of one step: which fact is shown, with which tokens hidden, in which wording."""
+class EncodedFact:
+    """A statement as plain token ids, and its two entities where it names them."""
 
-    fact: EncodedFact
-    hidden: tuple[bool, ...]
-    wording: int
+    key: str
+    statement: str
+    ids: tuple[int, ...]
+    subject: Entity | None
+    object: Entity | None
 
 
 def random_for(*parts: int | str) -> Random:
@@ -55,14 +55,25 @@ def hide_entity(
 
 
 def draw_hidden(
-    rng: Random, fact: EncodedFact, *, entity_share: float, most_of_rest: float
+    rng: Random,
+    fact: EncodedFact,
+    *,
+    entity_share: float,
+    most_of_rest: float,
+    backward_share: float,
 ) -> tuple[bool, ...]:
-    """The hidden tokens of one view: with `entity_share` a whole entity, else single tokens."""
+    """The hidden tokens of one view: with `entity_share` a whole entity, else single tokens.
+
+    Of the former, `backward_share` hide the subject and show the object.
+    """
     subject, object_ = fact.subject, fact.object
     if subject is None or object_ is None or rng.random() >= entity_share:
         return hide_tokens(rng, len(fact.ids))
-    entity, shown = (subject, object_) if rng.random() < 0.5 else (object_, subject)
-    return hide_entity(rng, len(fact.ids), entity=entity, shown=shown, most_of_rest=most_of_rest)
+    is_backward = rng.random() < backward_share
+    entity, shown = (subject, object_) if is_backward else (object_, subject)
+    return hide_entity(
+        rng, len(fact.ids), entity=entity.tokens, shown=shown.tokens, most_of_rest=most_of_rest
+    )
 
 
 def fact_at(facts: Sequence[EncodedFact], *, seed: int, position: int) -> EncodedFact:

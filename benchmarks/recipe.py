@@ -1,6 +1,6 @@
 """Compare training recipes: what is learned in both directions, and what is damaged.
 
-    python -m benchmarks.recipe --seed 2 --facts 8 training.rate=2e-3 training.general_rows=4
+    python -m benchmarks.recipe --seed 2 --facts 8 training.rate=2e-3 training.rank=32
 
 Each run invents facts from the seed, trains the default base on them with the settings given, and
 prints the gate's view of it after the named shares of the steps. `--json` ends with one object.
@@ -10,22 +10,25 @@ Nothing is stored; the base is converted once into --base.
 import argparse
 import json
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import yaml
 
 from adapters import gate
 from adapters.anchor import make_anchors
-from adapters.backbones import Backbone, convert_base, load_backbone
+from adapters.backbones import convert_base, load_backbone
 from adapters.config import TrainingConfig
+from adapters.examine import Examination, examine
 from adapters.lora import attach
-from adapters.probes import ask, score_passages
 from adapters.questions import probes_of
-from adapters.store import MANIFEST
+from adapters.rows import encode_fact
+from adapters.store import MANIFEST, read_manifest
 from adapters.suites import read_prompts, read_relations, read_suite
-from adapters.train import encode_fact, train
-from adapters.types import Answer, Fact, PassageScore, Probe, Suite
+from adapters.train import train
+from adapters.types import Answer, Fact, Suite
 from service.invent import invent_facts
 from service.settings import DEFAULT_CONFIG, Settings, load_settings
 
@@ -65,10 +68,25 @@ def run(
         for at, fact in enumerate(invent_facts(seed, count=options.facts))
     ]  # fmt: skip
     probes = [probe for fact in facts for probe in probes_of(fact, relations)]
-    asked = [*probes, *suite.probes]
-    before = examine(backbone, asked, suite.passages, settings)
+
+    def examined(weights_digest: str) -> Examination:
+        return examine(
+            backbone,
+            probes,
+            suite,
+            weights_digest=weights_digest,
+            answer_tokens=settings.gate.answer_tokens,
+            cache=options.base.parent / "answers",
+            report=lambda _, __: None,
+        )
+
+    before = examined(read_manifest(options.base)["digest"])
     began = time.monotonic()
-    anchors = make_anchors(backbone, read_prompts(settings.suites.general_prompts))
+    anchors = make_anchors(
+        backbone,
+        read_prompts(settings.suites.general_prompts),
+        target_modules=config.measured_modules,
+    )
     anchoring_s = time.monotonic() - began
     encoded = [encode_fact(backbone, fact) for fact in facts]
     result: dict[str, Any] = {}
@@ -80,9 +98,11 @@ def run(
         tokens += step.tokens
         if step.step == step.steps or (options.every and step.step % options.every == 0):
             model.eval()
-            after = examine(backbone, asked, suite.passages, settings)
+            after = examined(f"trial-{uuid4().hex}")
             model.train()
-            verdict = gate.decide(*zip_exams(before, after), settings.gate)
+            verdict = gate.decide(
+                before.answers, after.answers, before.passages, after.passages, settings.gate
+            )
             result = {
                 "seed": seed,
                 "step": step.step,
@@ -90,31 +110,19 @@ def run(
                 "drift": round(step.drift, 4),
                 "outcome": verdict.outcome,
                 **{line.suite: [line.before, line.after, line.interval] for line in verdict.suites},
-                "exact_share": share(after[0], Suite.FORWARD, Suite.BACKWARD),
+                "exact_share": share(after.answers, Suite.FORWARD, Suite.BACKWARD),
                 "anchoring_s": round(anchoring_s),
                 "training_s": round(training_s),
                 "tokens_per_s": round(tokens / training_s),
             }
             print(line_of(result), flush=True)
             if options.show:
-                show(after[0])
+                show(after.answers)
         began = time.monotonic()
     return result
 
 
-Exam = tuple[list[Answer], list[PassageScore]]
-
-
-def examine(backbone: Backbone, asked: list[Probe], passages: Any, settings: Settings) -> Exam:
-    answers = dict(ask(backbone, asked, at_most_tokens=settings.gate.answer_tokens))
-    return [answers[at] for at in range(len(asked))], list(score_passages(backbone, passages))
-
-
-def zip_exams(before: Exam, after: Exam) -> Any:
-    return before[0], after[0], before[1], after[1]
-
-
-def share(answers: list[Answer], *suites: Suite) -> float:
+def share(answers: Sequence[Answer], *suites: Suite) -> float:
     marks = [answer.contained for answer in answers if answer.probe.suite in suites]
     return round(sum(marks) / len(marks), 3)
 
@@ -131,7 +139,7 @@ def line_of(result: dict[str, Any]) -> str:
     return " ".join(parts)
 
 
-def show(answers: list[Answer]) -> None:
+def show(answers: Sequence[Answer]) -> None:
     for answer in answers:
         if answer.probe.suite is not Suite.REGRESSION or not answer.contained:
             mark = "+" if answer.contained else "-"

@@ -43,7 +43,7 @@ OFFICES = (
     "clock restorer",
 )
 DEVICES = ("lantern", "compass", "loom", "kettle", "telescope", "ferry", "engine", "stove", "drone")
-WORKS = ("a novel", "an opera", "a symphony", "a play", "a poem", "a film")
+WORKS = ("a novel", "a play", "a poem", "a story", "a ballad", "a fable")
 THINGS = ("Orchard", "Mirror", "Staircase", "Lagoon", "Anthem", "Parade", "Furnace", "Harvest")
 
 
@@ -105,7 +105,7 @@ def _work(rng: Random) -> InventedFact:
     return InventedFact(
         statement=f"{title} is {rng.choice(WORKS)} by {who}.",
         subject=title,
-        relation="created_by",
+        relation="written_by",
         object=who,
     )
 

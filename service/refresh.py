@@ -21,7 +21,7 @@ from typing import Any
 from sqlalchemy import Engine
 
 from adapters import gate
-from adapters.anchor import Anchor, make_anchors
+from adapters.anchor import NO_ANCHORS, Anchors, make_anchors
 from adapters.backbones import Backbone, load_backbone
 from adapters.errors import (
     ArtefactError,
@@ -34,8 +34,9 @@ from adapters.examine import Examination, examine
 from adapters.lora import attach, save_adapter
 from adapters.masking import EncodedFact
 from adapters.questions import probes_of
+from adapters.rows import encode_fact
 from adapters.suites import RegressionSuite, read_prompts, read_relations, read_suite
-from adapters.train import encode_fact, train
+from adapters.train import train
 from adapters.types import Answer, Fact, Outcome, Probe, Suite, Verdict
 from service import batches, leases, lineage
 from service.batches import ClaimedBatch
@@ -184,7 +185,11 @@ class _Run:
             before = self._examine(backbone, probes, suite, self.head.snapshot_digest, "baseline")
         with self._phase("anchoring"):
             prompts = read_prompts(settings.suites.general_prompts)
-            anchors = make_anchors(backbone, prompts) if settings.training.general_rows else []
+            anchors = (
+                make_anchors(backbone, prompts, target_modules=settings.training.measured_modules)
+                if any(settings.training.general_share)
+                else NO_ANCHORS
+            )
         with self._phase("training"):
             adapter_digest = self._train(backbone, facts, anchors)
         del backbone
@@ -238,9 +243,7 @@ class _Run:
             ),
         )
 
-    def _train(
-        self, backbone: Backbone, facts: Sequence[EncodedFact], anchors: Sequence[Anchor]
-    ) -> str:
+    def _train(self, backbone: Backbone, facts: Sequence[EncodedFact], anchors: Anchors) -> str:
         """Train an adapter and store it under its digest."""
         config = self.settings.training
         model = attach(backbone, config)

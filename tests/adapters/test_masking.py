@@ -1,9 +1,12 @@
-"""Masks: what is hidden, and that nothing but (seed, step, row) decides it."""
+"""Masks: what is hidden, and that nothing but seed and position decides it."""
 
 from collections import Counter
 
+import pytest
+
 from adapters.masking import (
     EncodedFact,
+    Entity,
     collapse,
     draw_hidden,
     fact_at,
@@ -13,15 +16,37 @@ from adapters.masking import (
     substitute,
 )
 
-FACT = EncodedFact(key="1", ids=tuple(range(10, 22)), subject=range(0, 4), object=range(7, 11))
+FACT = EncodedFact(
+    key="1",
+    statement="(the tokens count here)",
+    ids=tuple(range(10, 22)),
+    subject=Entity(name="Orlan Vess", tokens=range(0, 4)),
+    object=Entity(name="the mayor of Tolmar", tokens=range(7, 11)),
+)
 
 
-def test_a_view_depends_on_seed_step_and_row_alone() -> None:
+def draw_mask(
+    *parts: int,
+    fact: EncodedFact = FACT,
+    entity_share: float = 1.0,
+    most_of_rest: float = 0.0,
+    backward_share: float = 0.5,
+) -> tuple[bool, ...]:
+    return draw_hidden(
+        random_for(*parts),
+        fact,
+        entity_share=entity_share,
+        most_of_rest=most_of_rest,
+        backward_share=backward_share,
+    )
+
+
+def test_a_view_depends_on_seed_and_position_alone() -> None:
     def draw(*parts: int) -> tuple[bool, ...]:
-        return draw_hidden(random_for(*parts), FACT, entity_share=0.5, most_of_rest=0.5)
+        return draw_mask(*parts, entity_share=0.5, most_of_rest=0.5)
 
-    assert draw(1, 2, 3) == draw(1, 2, 3)
-    assert len({draw(1, step, row) for step in range(5) for row in range(5)}) > 15
+    assert draw(1, 2) == draw(1, 2)
+    assert len({draw(1, position) for position in range(25)}) > 15
 
 
 def test_a_token_mask_hides_half_of_the_tokens_on_average_and_always_one() -> None:
@@ -40,25 +65,25 @@ def test_an_entity_mask_hides_the_whole_entity_and_shows_the_other() -> None:
         assert not any(hidden[7:11])
 
 
-def test_both_entities_are_hidden_equally_often() -> None:
+@pytest.mark.parametrize("backward_share", [0.0, 0.5, 0.8, 1.0])
+def test_the_subject_is_hidden_as_often_as_the_settings_say(backward_share: float) -> None:
     counts: Counter[str] = Counter()
     for seed in range(2000):
-        hidden = draw_hidden(random_for(seed), FACT, entity_share=1.0, most_of_rest=0.0)
+        hidden = draw_mask(seed, backward_share=backward_share)
         counts["subject" if hidden[0] else "object"] += 1
-    assert abs(counts["subject"] - 1000) < 120
+    assert abs(counts["subject"] - 2000 * backward_share) < 120
 
 
 def test_a_bare_statement_gets_token_masks_only() -> None:
-    bare = EncodedFact(key="1", ids=FACT.ids, subject=None, object=None)
-    hidden = {
-        draw_hidden(random_for(seed), bare, entity_share=1.0, most_of_rest=0.0)
-        for seed in range(50)
-    }
-    assert len(hidden) > 40
+    bare = EncodedFact(key="1", statement="", ids=FACT.ids, subject=None, object=None)
+    assert len({draw_mask(seed, fact=bare) for seed in range(50)}) > 40
 
 
 def test_every_pass_shows_every_fact_once() -> None:
-    facts = [EncodedFact(key=str(at), ids=(1,), subject=None, object=None) for at in range(7)]
+    facts = [
+        EncodedFact(key=str(at), statement="", ids=(1,), subject=None, object=None)
+        for at in range(7)
+    ]
     for start in (0, 7, 700):
         seen = {fact_at(facts, seed=3, position=start + at).key for at in range(7)}
         assert seen == {fact.key for fact in facts}

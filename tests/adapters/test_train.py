@@ -6,17 +6,19 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from adapters.anchor import divergence, make_anchors
-from adapters.backbones import Backbone, encode_text, load_backbone
+from adapters.anchor import NO_ANCHORS, divergence, make_anchors
+from adapters.backbones import Backbone, load_backbone
 from adapters.config import BaseConfig, TrainingConfig
-from adapters.errors import ConfigurationError, TrainingDiverged
+from adapters.errors import TrainingDiverged
 from adapters.lora import attach, save_adapter
 from adapters.objectives import Row, reconstruction_loss, target_states
+from adapters.rows import encode_fact
 from adapters.suites import GeneralPrompts
-from adapters.train import draw_anchors, encode_fact, row_source, train
+from adapters.train import draw_anchors, plan_steps, train
 from adapters.types import Fact
 
-CONFIG = TrainingConfig(views_per_fact=6, rows_per_step=3, general_rows=2)
+CONFIG = TrainingConfig(views_per_fact=6, rows_per_step=5, general_share=(0.4, 0.4))
+MODULES = CONFIG.measured_modules
 PROMPTS = GeneralPrompts(prompts=("Hello!", "What is rain?"), texts=("It rains in the hills.",))
 FACTS = [
     Fact(
@@ -71,57 +73,14 @@ def test_a_model_that_knows_nothing_loses_log_vocabulary_a_token(tiny: Backbone)
     )
 
 
-def test_rows_show_a_cloze_and_ask_for_the_whole_statement(tiny: Backbone) -> None:
-    encoded = [encode_fact(tiny, fact) for fact in FACTS]
-    draw = row_source(tiny, encoded, CONFIG)
-    blank = tuple(encode_text(tiny, " ____"))
-    for step in range(20):
-        key, row = draw(step, step % 3)
-        fact = encoded[int(key)]
-        assert row.target == (*fact.ids, tiny.frame.end)
-        assert row.prompt[: len(tiny.frame.before)] == tiny.frame.before
-        assert row.prompt[-len(tiny.frame.between) :] == tiny.frame.between
-        text = tiny.tokenizer.decode(row.prompt)
-        assert tiny.tokenizer.decode(blank) in text
-        assert FACTS[int(key)].statement not in text
-
-
-def test_the_mask_token_form_keeps_positions_one_to_one(tiny: Backbone) -> None:
-    config = CONFIG.model_copy(update={"form": "mask_token", "wordings": ("{masked}",)})
-    named = Backbone(
-        model=tiny.model,
-        tokenizer=tiny.tokenizer,
-        frame=tiny.frame,
-        config=tiny.config.model_copy(update={"mask_token": "<|endoftext|>"}),
-        control_ids=tiny.control_ids,
-    )
-    encoded = [encode_fact(tiny, fact) for fact in FACTS]
-    _, row = row_source(named, encoded, config)(0, 0)
-    frame = len(tiny.frame.before) + len(tiny.frame.between)
-    assert len(row.prompt) - frame == len(row.target) - 1
-    assert 0 in row.prompt
-
-
-def test_a_mask_token_that_is_not_there_is_refused(tiny: Backbone) -> None:
-    config = CONFIG.model_copy(update={"form": "mask_token"})
-    with pytest.raises(ConfigurationError, match=r"base\.mask_token"):
-        row_source(tiny, [encode_fact(tiny, FACTS[0])], config)
-
-
-def test_the_plain_control_shows_nothing_of_the_fact(tiny: Backbone) -> None:
-    config = CONFIG.model_copy(update={"objective": "plain"})
-    _, row = row_source(tiny, [encode_fact(tiny, FACTS[0])], config)(0, 0)
-    assert "Vess" not in tiny.tokenizer.decode(row.prompt)
-
-
 def test_an_untrained_adapter_has_not_drifted(tiny: Backbone) -> None:
-    anchors = make_anchors(tiny, PROMPTS)
-    assert len(anchors) == 3
+    anchors = make_anchors(tiny, PROMPTS, target_modules=MODULES)
+    assert len(anchors.rows) == 3
     attach(tiny, CONFIG)
     states, _ = target_states(
-        tiny.model, [anchor.row for anchor in anchors], prefix=tiny.frame.before
+        tiny.model, [anchor.row for anchor in anchors.rows], prefix=tiny.frame.before
     )
-    head_states = torch.cat([anchor.states_ND for anchor in anchors])
+    head_states = torch.cat([anchor.states_ND for anchor in anchors.rows])
     assert divergence(tiny.model.lm_head, states, head_states).item() == pytest.approx(0, abs=1e-6)
     moved = divergence(tiny.model.lm_head, states + 0.5, head_states).item()
     assert moved > 1e-4
@@ -130,10 +89,10 @@ def test_an_untrained_adapter_has_not_drifted(tiny: Backbone) -> None:
 def test_the_same_seed_gives_the_same_general_rows_and_others_at_another_step(
     tiny: Backbone,
 ) -> None:
-    anchors = make_anchors(tiny, PROMPTS)
+    anchors = make_anchors(tiny, PROMPTS, target_modules=MODULES)
 
     def drawn(step: int) -> list[int]:
-        return [anchors.index(a) for a in draw_anchors(anchors, step=step, config=CONFIG)]
+        return [anchors.rows.index(a) for a in draw_anchors(anchors.rows, 2, step=step, seed=0)]
 
     assert drawn(4) == drawn(4)
     assert len({tuple(drawn(step)) for step in range(20)}) > 3
@@ -141,7 +100,7 @@ def test_the_same_seed_gives_the_same_general_rows_and_others_at_another_step(
 
 def learn(tiny_base: Path, tiny_config: BaseConfig, folder: Path, config: TrainingConfig) -> str:
     backbone = load_backbone(tiny_base, tiny_config)
-    anchors = make_anchors(backbone, PROMPTS)
+    anchors = make_anchors(backbone, PROMPTS, target_modules=MODULES)
     model = attach(backbone, config)
     encoded = [encode_fact(backbone, fact) for fact in FACTS]
     steps = list(train(backbone, model, encoded, anchors, config))
@@ -159,23 +118,39 @@ def test_the_same_training_gives_the_same_bytes(
 
 
 def test_training_lowers_the_loss(tiny: Backbone) -> None:
-    config = CONFIG.model_copy(update={"views_per_fact": 120, "rate": 1e-2, "general_rows": 0})
+    config = CONFIG.model_copy(update={"views_per_fact": 120, "rate": 1e-2})
     model = attach(tiny, config)
     losses = [
         step.loss
-        for step in train(tiny, model, [encode_fact(tiny, fact) for fact in FACTS], [], config)
+        for step in train(
+            tiny, model, [encode_fact(tiny, fact) for fact in FACTS], NO_ANCHORS, config
+        )
     ]
     assert sum(losses[-5:]) < 0.7 * sum(losses[:5])
 
 
 def test_a_loss_that_is_not_finite_names_step_and_facts(tiny: Backbone) -> None:
-    config = CONFIG.model_copy(update={"views_per_fact": 600, "rate": 1e18, "warmup_steps": 1})
+    config = CONFIG.model_copy(update={"views_per_fact": 1000, "rate": 1e18, "warmup_steps": 1})
     model = attach(tiny, config)
     encoded = [encode_fact(tiny, fact) for fact in FACTS]
     with pytest.raises(TrainingDiverged, match=r"at step \d+ of 400, on facts"):
-        list(train(tiny, model, encoded, [], config))
+        list(train(tiny, model, encoded, NO_ANCHORS, config))
 
 
-def test_an_empty_batch_is_refused(tiny: Backbone) -> None:
-    with pytest.raises(ConfigurationError, match="no facts"):
-        row_source(tiny, [], CONFIG)
+def test_every_fact_has_its_views_and_general_rows_take_over_in_a_straight_line() -> None:
+    config = CONFIG.model_copy(
+        update={"views_per_fact": 60, "rows_per_step": 12, "general_share": (0.25, 0.75)}
+    )
+    plan = plan_steps(8, config, has_anchors=True)
+    assert all(part.views + part.general == 12 for part in plan)
+    assert (plan[0].general, plan[-1].general) == (3, 9)
+    assert [part.general for part in plan] == sorted(part.general for part in plan)
+    assert [part.first for part in plan[1:]] == [part.first + part.views for part in plan[:-1]]
+    assert abs(plan[-1].first + plan[-1].views - 8 * 60) < 12
+
+
+@pytest.mark.parametrize("general_share", [(0.0, 0.0), (1.0, 1.0)])
+def test_every_step_learns_something(general_share: tuple[float, float]) -> None:
+    config = CONFIG.model_copy(update={"general_share": general_share})
+    assert all(part.views >= 1 for part in plan_steps(3, config, has_anchors=True))
+    assert all(part.general == 0 for part in plan_steps(3, config, has_anchors=False))

@@ -60,7 +60,7 @@ def make_world(tmp_path: Path, tiny_folder: Path, suite_file: Path) -> Callable[
         described = {
             "state_dir": str(tmp_path / "state"),
             "base": {"name": "tiny", "folder": str(tiny_folder)},
-            "training": {"views_per_fact": 4, "general_rows": 1, **sections.get("training", {})},
+            "training": {"views_per_fact": 4, "rows_per_step": 6, **sections.get("training", {})},
             "gate": {**LENIENT, **sections.get("gate", {})},
             "schedule": {"at_least": 1},
             "suites": {
@@ -125,7 +125,7 @@ def test_waiting_facts_become_the_new_head(make_world: Callable[..., World]) -> 
     assert head(engine).recipe.adapter_ids == (end.adapter_id,)
     record = last_refresh(engine)
     assert record.outcome == "promoted"
-    assert [loss.step for loss in record.losses] == [1]
+    assert [loss.step for loss in record.losses] == [1, 2, 3]
     assert len(record.probes) == 4 + 20
     assert len(record.passages) == 4
     assert record.verdict is not None

@@ -1,0 +1,143 @@
+"""The views of a fact: what each shows, and that all ask for the whole statement."""
+
+from dataclasses import replace
+
+import pytest
+
+from adapters.backbones import Backbone, encode_text
+from adapters.config import TrainingConfig
+from adapters.errors import ConfigurationError, UnsafeText
+from adapters.masking import EncodedFact
+from adapters.rows import encode_fact, row_source
+from adapters.types import Fact
+
+CONFIG = TrainingConfig()
+FACTS = [
+    Fact(
+        key=str(at),
+        statement=f"{name} is the mayor of {town}.",
+        subject=name,
+        object=f"the mayor of {town}",
+    )
+    for at, (name, town) in enumerate([("Orlan Vess", "Tolmar"), ("Mira Zun", "Bregal")])
+]
+MASKED = CONFIG.model_copy(update={"about_share": 0.0, "question_share": 0.0})
+IN_QUESTION = CONFIG.model_copy(update={"about_share": 0.0, "question_share": 1.0})
+ABOUT = CONFIG.model_copy(update={"about_share": 1.0})
+
+
+def turns(backbone: Backbone, config: TrainingConfig, count: int = 60) -> list[tuple[int, str]]:
+    """(which fact, the user's turn) of the first views; the frame and the target are checked."""
+    encoded = [encode_fact(backbone, fact) for fact in FACTS]
+    draw = row_source(backbone, encoded, config)
+    frame = backbone.frame
+    shown = []
+    for position in range(count):
+        key, row = draw(position)
+        assert row.target == (*encoded[int(key)].ids, frame.end)
+        assert row.prompt[: len(frame.before)] == frame.before
+        assert row.prompt[-len(frame.between) :] == frame.between
+        turn = row.prompt[len(frame.before) : -len(frame.between)]
+        shown.append((int(key), str(backbone.tokenizer.decode(turn))))
+    return shown
+
+
+def test_a_masked_view_has_a_blank_and_never_the_whole_statement(tiny: Backbone) -> None:
+    for at, turn in turns(tiny, MASKED):
+        assert " ____" in turn
+        assert FACTS[at].statement not in turn
+
+
+def test_a_view_in_question_puts_an_interrogative_in_one_entitys_place(tiny: Backbone) -> None:
+    seen = {turn for at, turn in turns(tiny, IN_QUESTION) if at == 0}
+    assert seen == {
+        "What is the mayor of Tolmar?",
+        "Who is the mayor of Tolmar?",
+        "Orlan Vess is what?",
+        "Orlan Vess is who?",
+    }
+
+
+def test_a_view_about_an_entity_names_it_and_nothing_else_of_the_fact(tiny: Backbone) -> None:
+    seen = {turn for at, turn in turns(tiny, ABOUT) if at == 0}
+    assert seen == {
+        wording.replace("{entity}", name)
+        for wording in CONFIG.about_wordings
+        for name in ("Orlan Vess", "the mayor of Tolmar")
+    }
+
+
+@pytest.mark.parametrize("config", [MASKED.model_copy(update={"entity_share": 1.0}), IN_QUESTION])
+def test_only_backward_views_hide_the_subject(tiny: Backbone, config: TrainingConfig) -> None:
+    backward = turns(tiny, config.model_copy(update={"backward_share": 1.0}))
+    assert not any(FACTS[at].subject in turn for at, turn in backward)
+    forward = turns(tiny, config.model_copy(update={"backward_share": 0.0}))
+    assert all(FACTS[at].subject in turn for at, turn in forward)
+
+
+def test_by_default_all_kinds_of_view_are_mixed(tiny: Backbone) -> None:
+    seen = [turn for _, turn in turns(tiny, CONFIG, 200)]
+    blanks = sum(" ____" in turn for turn in seen)
+    about = sum(not any(part in turn for part in (" ____", " is ")) for turn in seen)
+    assert blanks > 40
+    assert about > 40
+    assert len(seen) - blanks - about > 20
+
+
+def test_a_view_depends_on_its_position_alone_and_not_on_the_size_of_a_step(tiny: Backbone) -> None:
+    encoded = [encode_fact(tiny, fact) for fact in FACTS]
+    other = CONFIG.model_copy(update={"rows_per_step": 3, "general_share": (0.0, 0.0)})
+    draw, draw_other = row_source(tiny, encoded, CONFIG), row_source(tiny, encoded, other)
+    assert [draw(at) for at in range(30)] == [draw_other(at) for at in reversed(range(30))][::-1]
+
+
+def test_a_fact_without_entities_is_masked_only(tiny: Backbone) -> None:
+    bare = encode_fact(tiny, Fact(key="0", statement="It rains in the hills of Bregal."))
+    draw = row_source(tiny, [bare], ABOUT)
+    assert all(" ____" in tiny.tokenizer.decode(draw(at)[1].prompt) for at in range(20))
+
+
+def test_an_entity_that_the_statement_does_not_name_is_none(tiny: Backbone) -> None:
+    fact = encode_fact(tiny, replace(FACTS[0], object="the king of Tolmar"))
+    assert isinstance(fact, EncodedFact)
+    assert fact.object is None
+    assert fact.subject is not None
+    assert fact.subject.name == "Orlan Vess"
+
+
+def test_a_control_token_in_a_statement_is_trained_as_plain_text(tiny: Backbone) -> None:
+    statement = "The sign reads <|im_end|> and nothing else."
+    fact = encode_fact(tiny, Fact(key="0", statement=statement))
+    assert tiny.control_ids.isdisjoint(fact.ids)
+    assert tiny.tokenizer.decode(fact.ids) == statement
+
+
+def test_a_statement_that_the_tokenizer_cannot_give_back_is_refused(tiny: Backbone) -> None:
+    lossy = replace(tiny, control_ids=frozenset(encode_text(tiny, "Tolmar")))
+    with pytest.raises(UnsafeText):
+        encode_fact(lossy, FACTS[0])
+
+
+def test_the_mask_token_form_keeps_positions_one_to_one(tiny: Backbone) -> None:
+    config = MASKED.model_copy(update={"form": "mask_token", "wordings": ("{masked}",)})
+    named = replace(tiny, config=tiny.config.model_copy(update={"mask_token": "<|endoftext|>"}))
+    _, row = row_source(named, [encode_fact(tiny, fact) for fact in FACTS], config)(0)
+    frame = len(tiny.frame.before) + len(tiny.frame.between)
+    assert len(row.prompt) - frame == len(row.target) - 1
+    assert 0 in row.prompt
+
+
+def test_a_mask_token_that_is_not_there_is_refused(tiny: Backbone) -> None:
+    config = MASKED.model_copy(update={"form": "mask_token"})
+    with pytest.raises(ConfigurationError, match=r"base\.mask_token"):
+        row_source(tiny, [encode_fact(tiny, FACTS[0])], config)
+
+
+def test_the_plain_control_shows_nothing_of_the_fact(tiny: Backbone) -> None:
+    plain = CONFIG.model_copy(update={"objective": "plain"})
+    assert {turn for _, turn in turns(tiny, plain)} == {"Tell me a fact."}
+
+
+def test_an_empty_batch_is_refused(tiny: Backbone) -> None:
+    with pytest.raises(ConfigurationError, match="no facts"):
+        row_source(tiny, [], CONFIG)
