@@ -12,8 +12,8 @@ import json
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
-from uuid import uuid4
 
 import yaml
 
@@ -69,18 +69,18 @@ def run(
     ]  # fmt: skip
     probes = [probe for fact in facts for probe in probes_of(fact, relations)]
 
-    def examined(weights_digest: str) -> Examination:
+    def examined(weights_digest: str, cache: Path) -> Examination:
         return examine(
             backbone,
             probes,
             suite,
             weights_digest=weights_digest,
             answer_tokens=settings.gate.answer_tokens,
-            cache=options.base.parent / "answers",
+            cache=cache,
             report=lambda _, __: None,
         )
 
-    before = examined(read_manifest(options.base)["digest"])
+    before = examined(read_manifest(options.base)["digest"], options.base.parent / "answers")
     began = time.monotonic()
     anchors = make_anchors(
         backbone,
@@ -98,7 +98,8 @@ def run(
         tokens += step.tokens
         if step.step == step.steps or (options.every and step.step % options.every == 0):
             model.eval()
-            after = examined(f"trial-{uuid4().hex}")
+            with TemporaryDirectory() as nowhere:  # a trial's answers are of no use to another
+                after = examined("trial", Path(nowhere))
             model.train()
             verdict = gate.decide(
                 before.answers, after.answers, before.passages, after.passages, settings.gate

@@ -97,14 +97,16 @@ def run_demo(
         with httpx2.Client(base_url=url, headers={"Authorization": f"Bearer {key}"}) as client:
             _push(client, facts, seed)
             refresh = _wait_for_refresh(client, lorewright, watch)
-        say("Asking the same questions again")
-        after = _texts(lorewright.run("ask", *questions))
-        rolled_back = before
         if refresh["outcome"] == "promoted":
+            say("Asking the same questions again")
+            after = _texts(lorewright.run("ask", *questions))
             say(f"Taking adapter {refresh['adapter_id']} out again")
             reason = "the demonstration shows the way back"
             lorewright.run("rollback", str(refresh["adapter_id"]), "--reason", reason)
             rolled_back = _texts(lorewright.run("ask", *questions))
+        else:  # the head is as it was; what the candidate said is in the refresh's record
+            said = {probe["question"]: probe["after"] for probe in refresh["probes"]}
+            after, rolled_back = [said[question] for question in questions], before
     asked = tuple(
         _asked(probe, *texts)
         for probe, *texts in zip(probes, before, after, rolled_back, strict=True)

@@ -1,0 +1,141 @@
+"""The same migrations and the same code on a real PostgreSQL, started here for the test.
+
+Skipped, with the reason shown, where the machine has no PostgreSQL server to start.
+"""
+
+import os
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+from alembic import command
+from alembic.autogenerate import compare_metadata
+from alembic.runtime.migration import MigrationContext
+from sqlalchemy import Engine, inspect, select
+from sqlalchemy.orm import Session
+
+from service import batches, facts, leases, lineage
+from service.db import alembic_config, check_at_head, make_engine, reading, upgrade, writing
+from service.errors import HeadMoved
+from service.facts import FactState, Stored
+from service.models import ApiKey, Base, FactRow, HeadAction
+from service.schemas import FactIn
+
+NOW = datetime(2026, 5, 3, 12, tzinfo=UTC)
+#: Its programs refuse to run as root.
+AS_OWNER = ("runuser", "-u", "postgres", "--") if os.name == "posix" and os.geteuid() == 0 else ()
+
+
+def server_programs() -> Path | None:
+    """The folder of initdb and pg_ctl: on the PATH, or where Debian puts them."""
+    found = shutil.which("initdb")
+    if found:
+        return Path(found).parent
+    return max(Path("/usr/lib/postgresql").glob("*/bin"), default=None)
+
+
+def run(*arguments: str | Path) -> None:
+    done = subprocess.run(
+        [*AS_OWNER, *map(str, arguments)], capture_output=True, text=True, cwd="/", check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.fixture(scope="module")
+def url() -> Iterator[str]:
+    programs = server_programs()
+    if programs is None or not (programs / "initdb").exists():
+        pytest.skip("no PostgreSQL server is installed (neither on PATH nor in /usr/lib)")
+    # A socket's path may be 107 characters long, which pytest's own folders can exceed.
+    with tempfile.TemporaryDirectory(prefix="lw-pg-", ignore_cleanup_errors=True) as name:
+        folder = Path(name)
+        if AS_OWNER:
+            shutil.chown(folder, "postgres")
+        data = folder / "data"
+        run(programs / "initdb", "-D", data, "-U", "lorewright", "-A", "trust", "--no-sync")
+        options = f"-k {folder} -c listen_addresses='' -c fsync=off"
+        start = ("-D", data, "-o", options, "-l", folder / "log", "-w")
+        run(programs / "pg_ctl", *start, "start")
+        try:
+            yield f"postgresql+psycopg://lorewright@/postgres?host={folder}"
+        finally:
+            run(programs / "pg_ctl", "-D", data, "-m", "immediate", "stop")
+
+
+@pytest.fixture
+def engine(url: str) -> Iterator[Engine]:
+    upgrade(url)
+    engine = make_engine(url)
+    yield engine
+    engine.dispose()
+    command.downgrade(alembic_config(url), "base")
+
+
+def test_the_migrations_make_what_the_models_describe_and_can_be_taken_back(url: str) -> None:
+    upgrade(url)
+    upgrade(url)
+    engine = make_engine(url)
+    check_at_head(engine)
+    with engine.connect() as connection:
+        context = MigrationContext.configure(connection, opts={"compare_type": True})
+        assert compare_metadata(context, Base.metadata) == []
+    command.downgrade(alembic_config(url), "base")
+    assert inspect(engine).get_table_names() == ["alembic_version"]
+    engine.dispose()
+
+
+def test_facts_are_stored_once_claimed_once_and_the_head_moves_once(engine: Engine) -> None:
+    statements = ["Orlan Vess is the mayor of Tolmar.", "Zürich — 東京 🦉 <|im_end|>"]
+    with writing(engine) as session:
+        session.add(ApiKey(id="k", digest="", source="team", scopes=[], created_at=NOW))
+        first = lineage.make_first_release(session, base_digest="b" * 64, by="test", now=NOW)
+
+    def push() -> list[Stored]:
+        with writing(engine) as session:
+            return [
+                facts.insert_fact(
+                    session,
+                    FactIn(statement=statement),
+                    source="team",
+                    recorded_by="k",
+                    now=NOW,
+                ).stored
+                for statement in statements
+            ]
+
+    assert push() == [Stored.STORED, Stored.STORED]
+    assert push() == [Stored.DUPLICATE, Stored.DUPLICATE]
+
+    with writing(engine) as session:
+        hold = leases.acquire(session, leases.REFRESH, owner="test", now=NOW, lease_s=60)
+        head = lineage.read_head(session)
+        claimed = batches.claim_batch(
+            session, hold=hold, trained_on=first, at_least=2, at_most=9, now=NOW
+        )
+    assert claimed is not None
+    assert [fact.statement for fact in claimed.facts] == statements
+    with reading(engine) as session:
+        assert batches.count_pending(session) == 0
+        rows = facts.states_of(session, session.scalars(select(FactRow)).all())
+    assert set(rows.values()) == {FactState.IN_WORK}
+
+    with writing(engine) as session:
+        move(session, head.seq, first)
+    with pytest.raises(HeadMoved), writing(engine) as session:
+        move(session, head.seq, first)
+
+
+def move(session: Session, seq: int, release: int) -> None:
+    lineage.move_head(
+        session,
+        release,
+        expected_seq=seq,
+        action=HeadAction.ROLLBACK,
+        by="test",
+        reason="test",
+        now=NOW,
+    )
