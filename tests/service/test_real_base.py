@@ -1,5 +1,14 @@
-"""The negative controls, on the real default base: the gate must stop what deserves it."""
+"""On the real default base: the demonstration, and the negative controls that the gate must stop.
 
+A third of the regression suite and of the general prompts is asked here, to save minutes; with so
+few questions the shipped margin could not be shown, so the demonstration's is wider. `make demo`
+is held against the whole of both.
+"""
+
+import json
+import os
+import subprocess
+import sys
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -27,23 +36,33 @@ World = tuple[Settings, Engine]
 
 
 @pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
-    """The default base, converted once, and a third of the regression suite."""
+def config(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The shipped settings of the default base, with shorter suites."""
     folder = tmp_path_factory.mktemp("real")
     suite = yaml.safe_load((CONFIGS / "suites" / "general.yaml").read_text())
     suite["questions"], suite["passages"] = suite["questions"][::3], suite["passages"][::2]
     (folder / "suite.yaml").write_text(yaml.safe_dump(suite))
+    prompts = yaml.safe_load((CONFIGS / "general_prompts.yaml").read_text())
+    (folder / "prompts.yaml").write_text(
+        yaml.safe_dump({"prompts": prompts["prompts"][::3], "texts": prompts["texts"]})
+    )
     described = yaml.safe_load((CONFIGS / "smollm2-135m.yaml").read_text())
     described["state_dir"] = str(folder / "state")
     described["suites"] = {
         "regression": str(folder / "suite.yaml"),
         "relations": str(CONFIGS / "relations.yaml"),
-        "general_prompts": str(CONFIGS / "general_prompts.yaml"),
+        "general_prompts": str(folder / "prompts.yaml"),
     }
     (folder / "settings.yaml").write_text(yaml.safe_dump(described))
+    return folder / "settings.yaml"
+
+
+@pytest.fixture(scope="module")
+def world(config: Path) -> Iterator[World]:
+    """The default base, converted once."""
     threads = torch.get_num_threads()
     torch.set_num_threads(torch.multiprocessing.cpu_count())
-    settings = load_settings(folder / "settings.yaml")
+    settings = load_settings(config)
     initialise(settings)
     engine = make_engine(settings.url)
     with writing(engine) as session:
@@ -117,3 +136,44 @@ def test_a_damaged_adapter_is_rejected_and_the_head_stays(
     assert record.outcome == RefreshOutcome.REJECTED
     assert {Suite.REGRESSION, "bits per byte"} <= set(failed_suites(record))
     assert head(world) == before
+
+
+def test_plain_training_shows_the_reversal_curse_and_the_gate_stops_it(world: World) -> None:
+    """Learned forward, unknown backward: what masked fine-tuning is there to prevent."""
+    before = head(world)
+    push(world[1], seed=12)
+    record = refresh(
+        world,
+        objective="plain",
+        general_share=(0.0, 0.0),
+        shift_weight=0.0,
+        rows_per_step=8,
+        views_per_fact=100,
+    )
+    assert share(record, Suite.FORWARD) >= 0.5
+    assert share(record, Suite.BACKWARD) < 0.15
+    assert record.outcome == RefreshOutcome.REJECTED
+    assert Suite.BACKWARD in failed_suites(record)
+    assert head(world) == before
+
+
+def test_the_demonstration_learns_answers_and_forgets(config: Path) -> None:
+    """Daemon, HTTP, clock, gate, rollback: it ends with success only if all of them did."""
+    done = subprocess.run(
+        [
+            *(sys.executable, "-m", "service.cli", "--config", str(config)),
+            *("demo", "--seed", "15", "--json"),
+        ],
+        env={**os.environ, "LOREWRIGHT_GATE__REGRESSION_MARGIN": "0.25"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    result = json.loads(done.stdout)
+    assert result["failures"] == []
+    assert result["refresh"]["outcome"] == "promoted"
+    assert result["known_before"] == 0
+    assert result["forward"] >= 0.7
+    assert result["backward"] >= 0.5
+    assert result["token_for_token"]
