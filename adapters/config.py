@@ -70,14 +70,14 @@ class TrainingConfig(Section):
     most_of_rest: Fraction = 1.0  #: how much else such a view may hide
     about_share: Fraction = 0.4  #: of all views that name one entity and ask for what is said of it
     question_share: Fraction = 0.4  #: of the other views that put "what" or "who" for an entity
-    backward_share: Fraction = 0.5  #: of the views of one entity that show the object alone
+    backward_share: Fraction = 0.65  #: of the views of one entity that show the object alone
     #: How much of a step's rows are general ones that hold the model in place: at the first step,
     #: and at the last; in a straight line between them.
     general_share: tuple[Fraction, Fraction] = (0.25, 0.75)
-    general_weight: Annotated[float, Field(ge=0.0)] = 2.0  #: of KL(head || candidate) on them
+    general_weight: Annotated[float, Field(ge=0.0)] = 4.0  #: of KL(head || candidate) on them
     #: Of the mean relative shift of the changed layers' outputs on general text
     #: (adapters.moments); 0 saves the 4 in^2 bytes a layer that measuring it takes.
-    shift_weight: Annotated[float, Field(ge=0.0)] = 3000.0
+    shift_weight: Annotated[float, Field(ge=0.0)] = 6000.0
 
     @property
     def measured_modules(self) -> tuple[str, ...]:
