@@ -382,7 +382,8 @@ def _plain_lines() -> Callable[[Any], None]:
             return
         last.append((progress.phase, tenth))
         loss = "" if progress.loss is None else f", loss {progress.loss:.3f}"
-        print(f"{progress.phase} {progress.step}/{progress.steps}{loss}", file=sys.stderr)
+        count = f" {progress.step}/{progress.steps}" if progress.steps else ""
+        print(f"{progress.phase}{count}{loss}", file=sys.stderr)
 
     return report
 

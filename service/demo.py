@@ -90,7 +90,9 @@ def run_demo(
     say(f"Preparing {settings.base.name} and the database in {state}")
     lorewright.run("init")
     key = lorewright.run("keys", "create", "demo", *_scopes("ingest", "read"))["key"]
-    say(f"Asking {len(questions)} questions about {count} facts invented from seed {seed}")
+    say(f"Asking {len(questions)} questions about {count} facts invented from seed {seed}:")
+    for fact in facts:
+        say(f"  {fact.statement}")
     before = _texts(lorewright.run("ask", *questions))
     with lorewright.serving() as url:
         say(f"Pushing the facts to {url}/v1/facts; the daemon's clock does the rest")
@@ -208,7 +210,8 @@ def _wait_for_refresh(client: httpx2.Client, lorewright: _Commands, watch: Watch
             refresh: dict[str, Any] = (
                 client.get(f"/v1/refreshes/{found[0]['id']}").raise_for_status().json()
             )
-            watch(refresh)
+            if refresh["outcome"] is None:
+                watch(refresh)
             if refresh["outcome"] in VERDICTS:
                 return refresh
             if refresh["outcome"] is not None:
