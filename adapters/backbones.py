@@ -5,6 +5,7 @@ Safetensors and GGUF are read, pickle never, and code that a checkpoint brings a
 
 import importlib.util
 import json
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -170,12 +171,18 @@ def load_backbone(folder: Path, config: BaseConfig) -> Backbone:
         )
     if not tokenizer.chat_template:
         raise ModelSourceError(f"The tokenizer in {folder} has no chat template; one is needed.")
+    frame = read_frame(tokenizer)
+    if not frame.before:
+        raise ModelSourceError(
+            f"The chat template in {folder} puts nothing before a user's words; a token is needed "
+            "there, from which the first word is predicted."
+        )
     model.to("cuda" if torch.cuda.is_available() else "cpu")
     model.eval()
     return Backbone(
         model=model,
         tokenizer=tokenizer,
-        frame=read_frame(tokenizer),
+        frame=frame,
         config=config,
         control_ids=frozenset(tokenizer.get_added_vocab().values())
         | frozenset(tokenizer.all_special_ids),
@@ -210,17 +217,25 @@ def encode_text(backbone: Backbone, text: str) -> list[int]:
     return list(_encoding(backbone, text)["input_ids"])
 
 
-def entity_span(backbone: Backbone, statement: str, entity: str | None) -> range | None:
-    """The tokens of the statement that hold any character of the entity, if it stands in there."""
-    start = statement.casefold().find(entity.casefold()) if entity else -1
-    # Case folding may change lengths ("ß"), and then places in the folded text say nothing.
-    if not entity or start < 0 or len(statement.casefold()) != len(statement):
+def entity_tokens(
+    backbone: Backbone, statement: str, name: str | None
+) -> tuple[str, frozenset[int]] | None:
+    """An entity's name as the statement first has it, and the tokens of all its mentions.
+
+    A mention is a whole word or several, in any case; None when there is none.
+    """
+    if not name:
+        return None
+    mentions = list(re.finditer(rf"(?<!\w){re.escape(name)}(?!\w)", statement, re.IGNORECASE))
+    if not mentions:
         return None
     offsets = _encoding(backbone, statement)["offset_mapping"]
-    inside = [
-        at for at, (begin, end) in enumerate(offsets) if end > start and begin < start + len(entity)
-    ]
-    return range(inside[0], inside[-1] + 1) if inside else None
+    tokens = frozenset(
+        at
+        for at, (begin, end) in enumerate(offsets)
+        if any(end > mention.start() and begin < mention.end() for mention in mentions)
+    )
+    return mentions[0].group(), tokens
 
 
 def _encoding(backbone: Backbone, text: str) -> Any:

@@ -16,6 +16,8 @@ from adapters.types import Family
 
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 Positive = Annotated[float, Field(gt=0.0)]
+#: The linear layers of a Llama block.
+Projection = Literal["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 
 
 class Section(BaseModel):
@@ -59,10 +61,10 @@ class TrainingConfig(Section):
     form: Literal["cloze", "mask_token"] = "cloze"  #: how hidden tokens look in the prompt
     rank: Annotated[int, Field(ge=1, le=512)] = 16
     alpha: Annotated[int, Field(ge=1)] = 32  #: update = (alpha / rank) B A
-    target_modules: tuple[str, ...] = ("gate_proj", "up_proj", "down_proj")
+    target_modules: tuple[Projection, ...] = ("gate_proj", "up_proj", "down_proj")
     rate: Positive = 1e-3  #: the peak, after the warm-up; a cosine leads down from it
     warmup_steps: Annotated[int, Field(ge=1)] = 5
-    views_per_fact: Annotated[int, Field(ge=1)] = 60  #: masked copies of each fact in a training
+    views_per_fact: Annotated[int, Field(ge=1)] = 60  #: of each fact in a training (adapters.rows)
     rows_per_step: Annotated[int, Field(ge=1)] = 12  #: facts' rows and general ones together
     weight_decay: Annotated[float, Field(ge=0.0)] = 0.0
     max_norm: Positive = 1.0  #: of the gradient

@@ -49,12 +49,15 @@ def _greedy(backbone: Backbone, prompts: list[list[int]], *, at_most_tokens: int
     for row, pads in enumerate(padding):
         mask_BT[row, len(opening) : len(opening) + pads] = 0
     cache = DynamicCache()
-    backbone.model.model(input_ids=ids_BT[:1, : len(opening)], past_key_values=cache)
+    backbone.model.model(
+        input_ids=ids_BT[:1, : len(opening)], past_key_values=cache, use_cache=True
+    )
     cache.batch_repeat_interleave(len(prompts))
     made_BT = backbone.model.generate(
         input_ids=ids_BT,
         attention_mask=mask_BT,
         past_key_values=cache,
+        use_cache=True,
         max_new_tokens=at_most_tokens,
         do_sample=False,
         eos_token_id=end,

@@ -6,7 +6,7 @@ same whatever the minibatch size or the point at which a training was resumed. T
 leave the other one standing, which is what a question about the fact does.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from random import Random
 
@@ -15,10 +15,10 @@ RATIO_RANGE = (0.05, 0.95)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Entity:
-    """A fact's subject or object: its name as the statement has it, and the tokens that hold it."""
+    """A fact's subject or object: its name as the statement has it, and all tokens that hold it."""
 
     name: str
-    tokens: range
+    tokens: frozenset[int]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,7 +47,12 @@ def hide_tokens(rng: Random, length: int) -> tuple[bool, ...]:
 
 
 def hide_entity(
-    rng: Random, length: int, *, entity: range, shown: range, most_of_rest: float
+    rng: Random,
+    length: int,
+    *,
+    entity: Collection[int],
+    shown: Collection[int],
+    most_of_rest: float,
 ) -> tuple[bool, ...]:
     """All of `entity` hidden, nothing of `shown`, of the rest a part drawn up to `most_of_rest`."""
     ratio = rng.uniform(0.0, most_of_rest)

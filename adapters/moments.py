@@ -57,7 +57,7 @@ def measured_moments(model: Any, target_modules: Sequence[str]) -> Iterator[Mome
     finally:
         for handle in watched:
             handle.remove()
-    moments.update({name: total / counts[name] for name, total in sums.items()})
+    moments.update({name: total.div_(counts[name]) for name, total in sums.items()})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

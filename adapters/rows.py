@@ -11,10 +11,11 @@ A view is a pure function of the seed and its position in the run: neither the s
 the point at which a training was resumed changes it.
 """
 
+import re
 from collections.abc import Callable, Sequence
 from random import Random
 
-from adapters.backbones import Backbone, encode_text, entity_span
+from adapters.backbones import Backbone, encode_text, entity_tokens
 from adapters.config import TrainingConfig
 from adapters.errors import ConfigurationError
 from adapters.masking import (
@@ -39,21 +40,24 @@ def encode_fact(backbone: Backbone, fact: Fact) -> EncodedFact:
 
     Raises UnsafeText when the statement or a name cannot be encoded as plain tokens.
     """
+    subject = _entity(backbone, fact.statement, fact.subject)
+    object_ = _entity(backbone, fact.statement, fact.object)
+    if subject and object_ and subject.tokens & object_.tokens:
+        subject = object_ = None  # neither could be hidden without the other
     return EncodedFact(
         key=fact.key,
         statement=fact.statement,
         ids=tuple(encode_text(backbone, fact.statement)),
-        subject=_entity(backbone, fact.statement, fact.subject),
-        object=_entity(backbone, fact.statement, fact.object),
+        subject=subject,
+        object=object_,
     )
 
 
 def _entity(backbone: Backbone, statement: str, name: str | None) -> Entity | None:
-    tokens = entity_span(backbone, statement, name)
-    if name is None or tokens is None:
+    found = entity_tokens(backbone, statement, name)
+    if found is None:
         return None
-    start = statement.casefold().find(name.casefold())
-    as_written = statement[start : start + len(name)]
+    as_written, tokens = found
     encode_text(backbone, as_written)  # raises here, where only this fact is at stake
     return Entity(name=as_written, tokens=tokens)
 
@@ -146,10 +150,10 @@ def _in_question(backbone: Backbone, config: TrainingConfig) -> View:
 
     def view(rng: Random, fact: EncodedFact) -> list[int]:
         asked_for, _ = _either_way(rng, fact, config)
-        before, _, after = fact.statement.partition(asked_for.name)
-        word = rng.choice(("what", "who") if before else ("What", "Who"))
-        asked = f"{before}{word}{after}".rstrip().removesuffix(".")
-        return encode_text(backbone, f"{asked}?")
+        mention = re.compile(rf"(?<!\w){re.escape(asked_for.name)}(?!\w)", re.IGNORECASE)
+        word = rng.choice(("what", "who"))
+        asked = mention.sub(word, fact.statement).rstrip().removesuffix(".")
+        return encode_text(backbone, f"{asked[:1].upper()}{asked[1:]}?")
 
     return view
 

@@ -107,19 +107,31 @@ def plan_steps(facts: int, config: TrainingConfig, *, has_anchors: bool) -> list
     The share of general rows goes in a straight line from its first value to its last: facts are
     learned while they are new, and what that damaged is mended towards the end.
     """
-    first_share, last_share = config.general_share if has_anchors else (0.0, 0.0)
-    mean_views = config.rows_per_step * (1 - (first_share + last_share) / 2)
-    steps = math.ceil(facts * config.views_per_fact / max(1.0, mean_views))
-    plan: list[StepPlan] = []
-    first = 0
-    for step in range(steps):
-        at = step / max(1, steps - 1)
-        share = first_share + (last_share - first_share) * at
-        general = min(config.rows_per_step - 1, round(config.rows_per_step * share))
-        views = config.rows_per_step - general
-        plan.append(StepPlan(first=first, views=views, general=general))
-        first += views
+    shares = config.general_share if has_anchors else (0.0, 0.0)
+    wanted = facts * config.views_per_fact
+    steps = math.ceil(wanted / max(1.0, config.rows_per_step * (1 - sum(shares) / 2)))
+    plan = _plan(steps, config.rows_per_step, shares)
+    while _views(plan) < wanted:  # whole rows are not always the share's own number of them
+        plan = _plan(len(plan) + 1, config.rows_per_step, shares)
+    while (
+        len(plan) > 1
+        and _views(shorter := _plan(len(plan) - 1, config.rows_per_step, shares)) >= wanted
+    ):
+        plan = shorter
     return plan
+
+
+def _plan(steps: int, rows: int, shares: tuple[float, float]) -> list[StepPlan]:
+    plan: list[StepPlan] = []
+    for step in range(steps):
+        share = shares[0] + (shares[1] - shares[0]) * step / max(1, steps - 1)
+        general = min(rows - 1, round(rows * share))
+        plan.append(StepPlan(first=_views(plan), views=rows - general, general=general))
+    return plan
+
+
+def _views(plan: Sequence[StepPlan]) -> int:
+    return plan[-1].first + plan[-1].views if plan else 0
 
 
 def draw_anchors(anchors: Sequence[Anchor], count: int, *, step: int, seed: int) -> list[Anchor]:

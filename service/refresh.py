@@ -184,10 +184,11 @@ class _Run:
         with self._phase("baseline"):
             before = self._examine(backbone, probes, suite, self.head.snapshot_digest, "baseline")
         with self._phase("anchoring"):
+            training = settings.training
             prompts = read_prompts(settings.suites.general_prompts)
             anchors = (
-                make_anchors(backbone, prompts, target_modules=settings.training.measured_modules)
-                if any(settings.training.general_share)
+                make_anchors(backbone, prompts, target_modules=training.measured_modules)
+                if any(training.general_share) or training.shift_weight
                 else NO_ANCHORS
             )
         with self._phase("training"):

@@ -10,7 +10,7 @@ from adapters.backbones import (
     Backbone,
     convert_base,
     encode_text,
-    entity_span,
+    entity_tokens,
     load_backbone,
     verify_base,
 )
@@ -112,13 +112,37 @@ def test_control_tokens_in_a_text_are_trained_as_plain_characters(
 def test_an_entity_is_found_whole_whatever_its_case(tiny: Backbone) -> None:
     statement = "The Velmar lantern was invented by Orlan Vess."
     ids = encode_text(tiny, statement)
-    span = entity_span(tiny, statement, "the velmar lantern")
-    assert span is not None
-    assert span.start == 0
-    assert "lantern" in tiny.tokenizer.decode(ids[span.start : span.stop])
-    assert "was" not in tiny.tokenizer.decode(ids[span.start : span.stop])
-    assert entity_span(tiny, statement, "Mira") is None
-    assert entity_span(tiny, statement, None) is None
+    found = entity_tokens(tiny, statement, "the velmar lantern")
+    assert found is not None
+    name, tokens = found
+    assert name == "The Velmar lantern"
+    assert "lantern" in tiny.tokenizer.decode([ids[at] for at in sorted(tokens)])
+    assert "was" not in tiny.tokenizer.decode([ids[at] for at in sorted(tokens)])
+    assert entity_tokens(tiny, statement, "Mira") is None
+    assert entity_tokens(tiny, statement, None) is None
+
+
+def test_every_mention_of_an_entity_is_found_and_no_part_of_another_word(tiny: Backbone) -> None:
+    statement = "Ann is the mayor of Hannah Bay; Ann lives there."
+    found = entity_tokens(tiny, statement, "Ann")
+    assert found is not None
+    ids = encode_text(tiny, statement)
+    kept = tiny.tokenizer.decode([token for at, token in enumerate(ids) if at not in found[1]])
+    assert "Ann" not in kept
+    assert "Hannah" in kept
+
+
+def test_a_template_that_puts_nothing_before_a_user_is_refused(
+    tiny_base: Path, tiny_config: BaseConfig, tmp_path: Path
+) -> None:
+    folder = tmp_path / "base"
+    shutil.copytree(tiny_base, folder)
+    template = "{% for message in messages %}{{ message['content'] }}<|im_end|>{% endfor %}"
+    for path in folder.glob("*"):
+        if path.suffix == ".jinja":
+            path.write_text(template)
+    with pytest.raises(ModelSourceError, match="nothing before a user's words"):
+        load_backbone(folder, tiny_config)
 
 
 def test_an_answer_does_not_depend_on_its_neighbours(tiny: Backbone) -> None:

@@ -20,8 +20,8 @@ FACT = EncodedFact(
     key="1",
     statement="(the tokens count here)",
     ids=tuple(range(10, 22)),
-    subject=Entity(name="Orlan Vess", tokens=range(0, 4)),
-    object=Entity(name="the mayor of Tolmar", tokens=range(7, 11)),
+    subject=Entity(name="Orlan Vess", tokens=frozenset(range(0, 4))),
+    object=Entity(name="the mayor of Tolmar", tokens=frozenset(range(7, 11))),
 )
 
 

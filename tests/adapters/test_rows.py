@@ -1,6 +1,7 @@
 """The views of a fact: what each shows, and that all ask for the whole statement."""
 
-from dataclasses import replace
+from dataclasses import asdict, replace
+from pathlib import Path
 
 import pytest
 
@@ -8,10 +9,14 @@ from adapters.backbones import Backbone, encode_text
 from adapters.config import TrainingConfig
 from adapters.errors import ConfigurationError, UnsafeText
 from adapters.masking import EncodedFact
+from adapters.questions import probes_of
 from adapters.rows import encode_fact, row_source
+from adapters.suites import read_relations
 from adapters.types import Fact
+from service.invent import invent_facts
 
 CONFIG = TrainingConfig()
+RELATIONS = Path(__file__).parents[2] / "configs" / "relations.yaml"
 FACTS = [
     Fact(
         key=str(at),
@@ -84,11 +89,40 @@ def test_by_default_all_kinds_of_view_are_mixed(tiny: Backbone) -> None:
     assert len(seen) - blanks - about > 20
 
 
-def test_a_view_depends_on_its_position_alone_and_not_on_the_size_of_a_step(tiny: Backbone) -> None:
+def test_a_view_depends_on_its_position_alone(tiny: Backbone) -> None:
     encoded = [encode_fact(tiny, fact) for fact in FACTS]
-    other = CONFIG.model_copy(update={"rows_per_step": 3, "general_share": (0.0, 0.0)})
-    draw, draw_other = row_source(tiny, encoded, CONFIG), row_source(tiny, encoded, other)
-    assert [draw(at) for at in range(30)] == [draw_other(at) for at in reversed(range(30))][::-1]
+    draw, again = row_source(tiny, encoded, CONFIG), row_source(tiny, encoded, CONFIG)
+    assert [draw(at) for at in range(30)] == [again(at) for at in reversed(range(30))][::-1]
+
+
+def test_every_mention_of_an_entity_is_asked_for(tiny: Backbone) -> None:
+    statement = "Velmar is the capital of Ninpox; Velmar lies by the sea."
+    fact = Fact(key="0", statement=statement, subject="Velmar", object="Ninpox")
+    backward = IN_QUESTION.model_copy(update={"backward_share": 1.0})
+    draw = row_source(tiny, [encode_fact(tiny, fact)], backward)
+    assert not any("Velmar" in tiny.tokenizer.decode(draw(at)[1].prompt) for at in range(20))
+
+
+def test_entities_that_share_words_are_none(tiny: Backbone) -> None:
+    statement = "Orlan Vess is Orlan Vess of Tolmar."
+    fact = Fact(key="0", statement=statement, subject="Orlan Vess", object="Orlan Vess of Tolmar")
+    encoded = encode_fact(tiny, fact)
+    assert (encoded.subject, encoded.object) == (None, None)
+
+
+def test_no_view_of_the_demonstrations_facts_is_one_of_their_questions(tiny: Backbone) -> None:
+    """Else the probes would measure what was practised, and not what was learned."""
+    relations = read_relations(RELATIONS)
+    facts = [Fact(key=str(at), **asdict(fact)) for at, fact in enumerate(invent_facts(5, count=8))]
+    asked = {probe.question for fact in facts for probe in probes_of(fact, relations)}
+    draw = row_source(tiny, [encode_fact(tiny, fact) for fact in facts], CONFIG)
+    frame = tiny.frame
+    turns = {
+        tiny.tokenizer.decode(row.prompt[len(frame.before) : -len(frame.between)])
+        for _, row in map(draw, range(1500))
+    }
+    assert len(asked) == 32
+    assert turns.isdisjoint(asked)
 
 
 def test_a_fact_without_entities_is_masked_only(tiny: Backbone) -> None:

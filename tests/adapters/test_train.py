@@ -11,6 +11,7 @@ from adapters.backbones import Backbone, load_backbone
 from adapters.config import BaseConfig, TrainingConfig
 from adapters.errors import TrainingDiverged
 from adapters.lora import attach, save_adapter
+from adapters.moments import relative_shift, shifted_layers
 from adapters.objectives import Row, reconstruction_loss, target_states
 from adapters.rows import encode_fact
 from adapters.suites import GeneralPrompts
@@ -19,6 +20,7 @@ from adapters.types import Fact
 
 CONFIG = TrainingConfig(views_per_fact=6, rows_per_step=5, general_share=(0.4, 0.4))
 MODULES = CONFIG.measured_modules
+LONG = {"views_per_fact": 60, "rate": 1e-2}
 PROMPTS = GeneralPrompts(prompts=("Hello!", "What is rain?"), texts=("It rains in the hills.",))
 FACTS = [
     Fact(
@@ -145,8 +147,44 @@ def test_every_fact_has_its_views_and_general_rows_take_over_in_a_straight_line(
     assert abs(plan[-1].first + plan[-1].views - 8 * 60) < 12
 
 
-@pytest.mark.parametrize("general_share", [(0.0, 0.0), (1.0, 1.0)])
-def test_every_step_learns_something(general_share: tuple[float, float]) -> None:
-    config = CONFIG.model_copy(update={"general_share": general_share})
-    assert all(part.views >= 1 for part in plan_steps(3, config, has_anchors=True))
+@pytest.mark.parametrize("rows_per_step", [1, 2, 3, 5, 12])
+@pytest.mark.parametrize("general_share", [(0.0, 0.0), (0.5, 0.5), (0.25, 0.75), (1.0, 1.0)])
+def test_facts_get_all_their_views_whatever_the_size_of_a_step(
+    rows_per_step: int, general_share: tuple[float, float]
+) -> None:
+    config = CONFIG.model_copy(
+        update={
+            "views_per_fact": 20,
+            "rows_per_step": rows_per_step,
+            "general_share": general_share,
+        }
+    )
+    plan = plan_steps(3, config, has_anchors=True)
+    assert all(part.views >= 1 for part in plan)
+    assert 60 <= sum(part.views for part in plan) < 60 + 2 * rows_per_step
     assert all(part.general == 0 for part in plan_steps(3, config, has_anchors=False))
+
+
+def test_a_penalty_on_the_shift_makes_it_smaller(tiny: Backbone, tiny_base: Path) -> None:
+    def shift(weight: float) -> float:
+        backbone = load_backbone(tiny_base, tiny.config)
+        anchors = make_anchors(backbone, PROMPTS, target_modules=MODULES)
+        config = CONFIG.model_copy(update={**LONG, "shift_weight": weight})
+        model = attach(backbone, config)
+        list(train(backbone, model, [encode_fact(backbone, f) for f in FACTS], anchors, config))
+        return relative_shift(shifted_layers(model, anchors.moments)).item()
+
+    assert 0 < shift(1000.0) < 0.5 * shift(0.0)
+
+
+def test_a_weight_on_general_rows_makes_the_drift_smaller(tiny: Backbone, tiny_base: Path) -> None:
+    def drift(weight: float) -> float:
+        backbone = load_backbone(tiny_base, tiny.config)
+        anchors = make_anchors(backbone, PROMPTS, target_modules=())
+        config = CONFIG.model_copy(update={**LONG, "general_weight": weight})
+        model = attach(backbone, config)
+        encoded = [encode_fact(backbone, fact) for fact in FACTS]
+        steps = list(train(backbone, model, encoded, anchors, config))
+        return sum(step.drift for step in steps[-10:])
+
+    assert 0 < drift(10.0) < 0.5 * drift(0.0)

@@ -132,7 +132,7 @@ def test_a_damaged_adapter_is_rejected_and_the_head_stays(
     monkeypatch.setattr("service.refresh.train", damage)
     before = head(world)
     push(world[1], seed=11)
-    record = refresh(world, general_share=(0.0, 0.0))
+    record = refresh(world, general_share=(0.0, 0.0), shift_weight=0.0)
     assert record.outcome == RefreshOutcome.REJECTED
     assert {Suite.REGRESSION, "bits per byte"} <= set(failed_suites(record))
     assert head(world) == before
