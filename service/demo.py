@@ -12,7 +12,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -40,17 +40,20 @@ Watch = Callable[[dict[str, Any]], None]  #: is given a refresh's record wheneve
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Asked:
-    """One probe and the answers at the three points of the demonstration."""
+    """One probe and the answers at the three points of the demonstration.
+
+    Where the gate let nothing in, `after` is the candidate's, and there was no rollback.
+    """
 
     suite: str
     question: str
     expected: str
     before: str
     after: str
-    rolled_back: str
+    rolled_back: str | None
     known_before: bool
     known_after: bool
-    known_rolled_back: bool
+    known_rolled_back: bool | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,7 +67,7 @@ class DemoResult:
     forward: float  #: the share of forward probes answered after the refresh
     backward: float
     known_before: float
-    token_for_token: bool  #: every answer after the rollback is the one from before
+    token_for_token: bool | None  #: every answer after the rollback is the one from before
     seconds: float
     failures: tuple[str, ...]  #: why the demonstration failed; empty when it went well
 
@@ -99,6 +102,7 @@ def run_demo(
         with httpx2.Client(base_url=url, headers={"Authorization": f"Bearer {key}"}) as client:
             _push(client, facts, seed)
             refresh = _wait_for_refresh(client, lorewright, watch)
+        rolled_back: Sequence[str | None] = [None] * len(questions)
         if refresh["outcome"] == "promoted":
             say("Asking the same questions again")
             after = _texts(lorewright.run("ask", *questions))
@@ -108,10 +112,10 @@ def run_demo(
             rolled_back = _texts(lorewright.run("ask", *questions))
         else:  # the head is as it was; what the candidate said is in the refresh's record
             said = {probe["question"]: probe["after"] for probe in refresh["probes"]}
-            after, rolled_back = [said[question] for question in questions], before
+            after = [said.get(question, "(not asked)") for question in questions]
     asked = tuple(
-        _asked(probe, *texts)
-        for probe, *texts in zip(probes, before, after, rolled_back, strict=True)
+        _asked(probe, first, second, third)
+        for probe, first, second, third in zip(probes, before, after, rolled_back, strict=True)
     )
     return _result(seed, facts, refresh, asked, time.monotonic() - began)
 
@@ -226,7 +230,7 @@ def _texts(answered: dict[str, Any]) -> list[str]:
     return [answer["head"] for answer in answered["answers"]]
 
 
-def _asked(probe: Probe, before: str, after: str, rolled_back: str) -> Asked:
+def _asked(probe: Probe, before: str, after: str, rolled_back: str | None) -> Asked:
     return Asked(
         suite=probe.suite,
         question=probe.question,
@@ -236,7 +240,7 @@ def _asked(probe: Probe, before: str, after: str, rolled_back: str) -> Asked:
         rolled_back=rolled_back,
         known_before=contains(before, probe.answers),
         known_after=contains(after, probe.answers),
-        known_rolled_back=contains(rolled_back, probe.answers),
+        known_rolled_back=None if rolled_back is None else contains(rolled_back, probe.answers),
     )
 
 
@@ -249,14 +253,15 @@ def _result(
 ) -> DemoResult:
     forward = [probe.known_after for probe in asked if probe.suite == Suite.FORWARD]
     backward = [probe.known_after for probe in asked if probe.suite == Suite.BACKWARD]
-    same = all(probe.before == probe.rolled_back for probe in asked)
+    is_promoted = refresh["outcome"] == "promoted"
+    same = all(probe.before == probe.rolled_back for probe in asked) if is_promoted else None
     failures = []
-    if refresh["outcome"] != "promoted":
+    if not is_promoted:
         failures.append(f"The gate did not pass: {refresh['outcome']}, {refresh['reason']}.")
-    still = sum(probe.known_rolled_back and not probe.known_before for probe in asked)
+    still = sum(bool(probe.known_rolled_back) and not probe.known_before for probe in asked)
     if still:
         failures.append(f"{still} questions are still answered after the rollback.")
-    if not same:
+    if same is False:
         failures.append("The answers after the rollback are not token for token those of before.")
     return DemoResult(
         seed=seed,

@@ -8,7 +8,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from adapters.types import Suite
-from service.demo import DemoResult
+from service.demo import Asked, DemoResult
 from service.views import FactDetail, RefreshDetail
 
 MAX_CELL = 72  #: characters; --json has the whole
@@ -123,19 +123,27 @@ def answer_table(refresh: RefreshDetail) -> Table:
 
 def demo_tables(result: DemoResult) -> list[Table]:
     table = Table(title="what the model says", title_justify="left", show_lines=True)
-    for name in ("asked", "before", "after the refresh", "after the rollback"):
+    promoted = result.refresh["outcome"] == "promoted"
+    after = "after the refresh" if promoted else "the candidate, not let in"
+    for name in ("asked", "before", after, "after the rollback"):
         table.add_column(name, ratio=1)
     for asked in result.asked:
         table.add_row(
             f"{asked.suite.removeprefix('acquisition ')}: {cell(asked.question)}",
             marked(asked.before, is_right=asked.known_before),
             marked(asked.after, is_right=asked.known_after),
-            "[dim]as before, token for token[/dim]"
-            if asked.rolled_back == asked.before
-            else marked(asked.rolled_back, is_right=asked.known_rolled_back),
+            _after_rollback(asked),
         )
     verdict = result.refresh["verdict"]
     return [table, verdict_table(verdict)] if verdict else [table]
+
+
+def _after_rollback(asked: Asked) -> str:
+    if asked.rolled_back is None:
+        return "-"
+    if asked.rolled_back == asked.before:
+        return "[dim]as before, token for token[/dim]"
+    return marked(asked.rolled_back, is_right=bool(asked.known_rolled_back))
 
 
 def marked(text: str, *, is_right: bool) -> str:
