@@ -162,7 +162,9 @@ def test_a_candidate_that_fails_is_kept_and_the_head_stays(
 def test_a_rollback_gives_back_the_very_answers_of_before(
     make_world: Callable[..., World],
 ) -> None:
-    settings, engine = world = make_world(training={"rate": 0.05, "views_per_fact": 80})
+    settings, engine = world = make_world(
+        training={"rate": 0.05, "views_per_fact": 80, "shift_weight": 0.0, "general_weight": 0.0}
+    )
     before = ask_release(settings, engine, [QUESTION], release_id=None)
     (fact,) = push(engine, "Orlan Vess is the mayor of Tolmar.")
     end = refresh(world)
