@@ -233,6 +233,8 @@ def ask(
     """Ask the head, or a release, and beside it the base."""
     from service.asking import ask_release
 
+    if not all(question.strip() for question in questions):
+        raise typer.BadParameter("A question must hold at least one word.")
     replies = ask_release(context.settings, context.engine(), questions, release_id=release)
 
     def tables() -> Sequence[Any]:
