@@ -80,12 +80,6 @@ class TrainingConfig(Section):
     #: Of the mean relative shift of the changed layers' outputs on general text
     #: (adapters.moments); 0 saves the 4 in^2 bytes a layer that measuring it takes.
     shift_weight: Annotated[float, Field(ge=0.0)] = 6000.0
-
-    @property
-    def measured_modules(self) -> tuple[str, ...]:
-        """The layers whose shift is held; none where it has no weight."""
-        return self.target_modules if self.shift_weight else ()
-
     wordings: tuple[str, ...] = (
         "{masked}",
         "{masked}\nReturn the recovered masked passage.",
@@ -110,6 +104,11 @@ class TrainingConfig(Section):
         if bad or not wordings:
             raise ValueError(f"every wording must hold {field} exactly once; these do not: {bad}")
         return wordings
+
+    @property
+    def measured_modules(self) -> tuple[str, ...]:
+        """The layers whose shift is held; none where it has no weight."""
+        return self.target_modules if self.shift_weight else ()
 
 
 class GateConfig(Section):

@@ -72,8 +72,8 @@ def train(
         total, drift = loss, 0.0
         if held:
             head_states_ND = torch.cat([anchor.states_ND for anchor in held])
-            divergence_ = divergence(lm_head, states_ND[own:], head_states_ND)
-            total, drift = loss + config.general_weight * divergence_, divergence_.item()
+            kl = divergence(lm_head, states_ND[own:], head_states_ND)
+            total, drift = loss + config.general_weight * kl, kl.item()
         if layers:
             total = total + config.shift_weight * relative_shift(layers)
 
