@@ -6,6 +6,7 @@ Safetensors and GGUF are read, pickle never, and code that a checkpoint brings a
 import importlib.util
 import json
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,8 @@ from transformers import (
 from transformers.utils.logging import disable_progress_bar
 
 from adapters.config import BaseConfig
-from adapters.errors import ArtefactError, ModelSourceError, UnsafeText
+from adapters.errors import ArtefactError, ConfigurationError, ModelSourceError, UnsafeText
+from adapters.llada import llama_config, load_llada, tensor_names
 from adapters.store import appearing, copy_plain, verify, write_manifest
 from adapters.types import Family
 
@@ -28,6 +30,8 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 SENTINEL = "LOREWRIGHTSENTINEL"  #: stands for the words of a turn while the template is read
 #: What a base folder may hold; weights in any other form are refused.
 BASE_FILES = ("*.safetensors", "*.safetensors.index.json", "*.json", "*.jinja", "*.txt", "*.model")
+#: The `model_type` in config.json that each family is made of.
+MODEL_TYPES = {Family.AUTOREGRESSIVE: "llama", Family.DIFFUSION: "llada"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,25 +52,31 @@ class Backbone:
     frame: ChatFrame
     config: BaseConfig
     control_ids: frozenset[int]  #: ids that plain text must never become
+    mask_id: int | None  #: of `base.mask_token`; the diffusion family always has one
+
+    @property
+    def family(self) -> Family:
+        return self.config.family
 
 
 def convert_base(config: BaseConfig, folder: Path) -> str:
     """Write the configured base as a plain safetensors folder and return its digest.
 
-    Raises ModelSourceError when the source is missing, corrupt, not a Llama or not safetensors,
-    StorageFull when the disk fills up.
+    A folder is copied as it is: a LLaDA keeps its own tensor names. Raises ModelSourceError when
+    the source is missing, corrupt, of another family or not safetensors, StorageFull when the disk
+    fills up.
     """
-    if config.family is not Family.AUTOREGRESSIVE:
+    if config.gguf_file is not None and config.family is not Family.AUTOREGRESSIVE:
         raise ModelSourceError(
-            f"{config.name} is of the {config.family} family, which this version cannot load yet; "
-            "choose an autoregressive (Llama) base."
+            f"{config.name} is of the {config.family} family, which is not read from GGUF; name a "
+            "folder or hub_id with safetensors."
         )
     disable_progress_bar()  # type: ignore[no-untyped-call]
     with appearing(folder) as partial:
         if config.gguf_file is not None:
             _convert_gguf(_gguf_path(config), partial)
         else:
-            _copy_folder(_source_folder(config), partial)
+            _copy_folder(_source_folder(config), partial, config.family)
         return write_manifest(partial, kind="base", about={"name": config.name})
 
 
@@ -129,46 +139,61 @@ def _convert_gguf(path: Path, folder: Path) -> None:
     tokenizer.save_pretrained(folder)
 
 
-def _copy_folder(source: Path, folder: Path) -> None:
-    try:
-        described = json.loads((source / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ModelSourceError(f"{source / 'config.json'} cannot be read: {error}.") from error
-    if described.get("model_type") != "llama":
-        raise ModelSourceError(
-            f"{source} holds a model of type {described.get('model_type')!r}; "
-            "only 'llama' can be a base."
-        )
+def _copy_folder(source: Path, folder: Path, family: Family) -> None:
+    described = _described(source, family)
+    if family is Family.DIFFUSION:
+        llama_config(described)  # what cannot be loaded is refused here, before anything is trained
     if not list(source.glob("*.safetensors")):
         raise ModelSourceError(f"{source} holds no *.safetensors; other forms are refused.")
+    # An `auto_map` stays in config.json: LLaDA's own tools find their code by it. It can do no harm
+    # here, where its files are not copied and trust_remote_code is never on.
     for pattern in BASE_FILES:
         for path in source.glob(pattern):
             copy_plain(path, folder / path.name)
 
 
-def load_backbone(folder: Path, config: BaseConfig) -> Backbone:
-    """Load a base or snapshot folder that was verified before.
+def _described(folder: Path, family: Family) -> dict[str, Any]:
+    """What a model folder says of itself. Raises ModelSourceError when it is of another family."""
+    try:
+        described = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ModelSourceError(f"{folder / 'config.json'} cannot be read: {error}.") from error
+    if described.get("model_type") != MODEL_TYPES[family]:
+        raise ModelSourceError(
+            f"{folder} holds a model of type {described.get('model_type')!r}; base.family is "
+            f"{family}, which is {MODEL_TYPES[family]!r}."
+        )
+    return dict(described)
 
-    Raises ModelSourceError when it cannot be loaded, or has no chat template.
+
+def stored_names(folder: Path, family: Family) -> dict[str, str]:
+    """The name of each tensor in a base's files -> its name in the loaded model.
+
+    Empty where they are the same.
+    """
+    if family is Family.AUTOREGRESSIVE:
+        return {}
+    return tensor_names(llama_config(_described(folder, family)))
+
+
+def load_backbone(folder: Path, config: BaseConfig) -> Backbone:
+    """Load a base or snapshot folder that was verified before, onto a GPU where there is one.
+
+    Raises ModelSourceError when it cannot be loaded, is of another family than configured or has no
+    chat template; ConfigurationError when base.mask_token is no token of it.
     """
     disable_progress_bar()  # type: ignore[no-untyped-call]
+    described = _described(folder, config.family)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
-        loaded: Any = LlamaForCausalLM.from_pretrained(
-            folder,
-            dtype=DTYPES[config.dtype],
-            use_safetensors=True,
-            local_files_only=True,
-            output_loading_info=True,
+        model = LOADERS[config.family](folder, described, DTYPES[config.dtype], device)
+        tokenizer = AutoTokenizer.from_pretrained(
+            folder, config=model.config, local_files_only=True, trust_remote_code=False
         )
-        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    except ModelSourceError:
+        raise
     except Exception as error:  # safetensors, json and transformers each raise their own
         raise ModelSourceError(f"The model in {folder} cannot be loaded: {error}") from error
-    model, report = loaded
-    lacking = sorted(report["missing_keys"]) + sorted(map(str, report["mismatched_keys"]))
-    if lacking:
-        raise ModelSourceError(
-            f"The model in {folder} lacks {len(lacking)} tensors, {lacking[0]} first."
-        )
     if not tokenizer.chat_template:
         raise ModelSourceError(f"The tokenizer in {folder} has no chat template; one is needed.")
     frame = read_frame(tokenizer)
@@ -177,16 +202,62 @@ def load_backbone(folder: Path, config: BaseConfig) -> Backbone:
             f"The chat template in {folder} puts nothing before a user's words; a token is needed "
             "there, from which the first word is predicted."
         )
-    model.to("cuda" if torch.cuda.is_available() else "cpu")
+    mask_id = _mask_id(tokenizer, config, described)
+    reserved = {*tokenizer.get_added_vocab().values(), *tokenizer.all_special_ids}
+    if mask_id is not None and config.family is Family.DIFFUSION:
+        reserved.add(mask_id)  # a mask in a question would be answered in place
     model.eval()
     return Backbone(
         model=model,
         tokenizer=tokenizer,
         frame=frame,
         config=config,
-        control_ids=frozenset(tokenizer.get_added_vocab().values())
-        | frozenset(tokenizer.all_special_ids),
+        control_ids=frozenset(reserved),
+        mask_id=mask_id,
     )
+
+
+def _load_llama(
+    folder: Path, described: dict[str, Any], dtype: torch.dtype, device: torch.device
+) -> Any:
+    loaded: Any = LlamaForCausalLM.from_pretrained(
+        folder, dtype=dtype, use_safetensors=True, local_files_only=True, output_loading_info=True
+    )
+    model, report = loaded
+    lacking = sorted(report["missing_keys"]) + sorted(map(str, report["mismatched_keys"]))
+    if lacking:
+        raise ModelSourceError(
+            f"The model in {folder} lacks {len(lacking)} tensors, {lacking[0]} first."
+        )
+    return model.to(device)
+
+
+#: How each family is loaded: (folder, its config.json, dtype, device) -> a LlamaForCausalLM.
+LOADERS: dict[Family, Callable[[Path, dict[str, Any], torch.dtype, torch.device], Any]] = {
+    Family.AUTOREGRESSIVE: _load_llama,
+    Family.DIFFUSION: load_llada,
+}
+
+
+def _mask_id(
+    tokenizer: PreTrainedTokenizerBase, config: BaseConfig, described: dict[str, Any]
+) -> int | None:
+    """The id of the configured mask token: one token of the vocabulary, and of a LLaDA its own."""
+    token = config.mask_token
+    if token is None and config.family is Family.AUTOREGRESSIVE:
+        return None
+    mask_id = None if token is None else tokenizer.get_vocab().get(token)
+    if mask_id is None:
+        raise ConfigurationError(
+            f"base.mask_token ({token!r}) is no token of {config.name}; name one "
+            "reserved token of its vocabulary."
+        )
+    if config.family is Family.DIFFUSION and mask_id != described.get("mask_token_id"):
+        raise ConfigurationError(
+            f"base.mask_token ({token!r}) is token {mask_id} of {config.name}, but its "
+            f"config.json says that it was trained with {described.get('mask_token_id')!r}."
+        )
+    return mask_id
 
 
 def read_frame(tokenizer: PreTrainedTokenizerBase) -> ChatFrame:
@@ -236,6 +307,11 @@ def entity_tokens(
         if any(end > mention.start() and begin < mention.end() for mention in mentions)
     )
     return mentions[0].group(), tokens
+
+
+def token_offsets(backbone: Backbone, text: str) -> list[tuple[int, int]]:
+    """Where each token of a text begins and ends, in characters. Raises UnsafeText."""
+    return list(_encoding(backbone, text)["offset_mapping"])
 
 
 def _encoding(backbone: Backbone, text: str) -> Any:

@@ -2,11 +2,12 @@
 
 W' = cast(W + (alpha_1 / r_1) B_1 A_1 + (alpha_2 / r_2) B_2 A_2 + ...), added in fp32 in recipe
 order and cast once, tensor by tensor. Nothing is ever subtracted, so the same recipe gives the
-same bytes on one machine. LoRA: arXiv 2106.09685.
+same bytes on one machine. LoRA: arXiv 2106.09685. A snapshot's tensors bear the base's names, also
+where the loaded model, and with it an adapter, calls them otherwise.
 """
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,11 +17,12 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from adapters.backbones import DTYPES
+from adapters.backbones import DTYPES, stored_names
 from adapters.config import BaseConfig
 from adapters.errors import ArtefactError, ComposeError
 from adapters.lora import CONFIG, WEIGHTS
 from adapters.store import MANIFEST, appearing, copy_plain, write_manifest
+from adapters.types import Family
 
 PEFT_PREFIX = "base_model.model."
 #: PEFT options that change what an adapter computes, and the only value that compose knows.
@@ -38,11 +40,11 @@ PLAIN_LORA = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Update:
-    """One adapter, read: which base tensors it changes and by what."""
+    """One adapter, read: which tensors of the loaded model it changes and by what."""
 
     folder: Path
     scale: float  #: alpha / rank
-    factors: dict[str, tuple[Tensor, Tensor]]  #: base tensor's name -> (A (r, in), B (out, r))
+    factors: dict[str, tuple[Tensor, Tensor]]  #: the model's tensor -> (A (r, in), B (out, r))
 
     def delta(self, name: str) -> Tensor:
         """The (out, in) update of one tensor in fp32."""
@@ -60,27 +62,30 @@ def write_snapshot(
     """
     updates = [read_update(adapter) for adapter in adapters]
     unused = {(update.folder, name) for update in updates for name in update.factors}
+    names = stored_names(base, config.family)
     with appearing(folder) as partial:
         for shard in sorted(base.glob("*.safetensors")):
-            composed = dict(_composed(shard, updates, DTYPES[config.dtype]))
+            composed = dict(_composed(shard, updates, DTYPES[config.dtype], names))
             save_file(composed, partial / shard.name, metadata={"format": "pt"})
-            unused -= {(update.folder, name) for update in updates for name in composed}
+            changed = {names.get(stored, stored) for stored in composed}
+            unused -= {(update.folder, name) for update in updates for name in changed}
         if unused:
             adapter, name = min(unused)
             raise ComposeError(f"The adapter {adapter} changes {name}, which the base has not.")
         for path in base.iterdir():
             if path.suffix != ".safetensors" and path.name != MANIFEST:
                 copy_plain(path, partial / path.name)
-        _say_dtype(partial / "config.json", config.dtype)
+        if config.family is Family.AUTOREGRESSIVE:  # LLaDA's configuration has no such field
+            _say_dtype(partial / "config.json", config.dtype)
         return write_manifest(partial, kind="snapshot", about=about)
 
 
 def _composed(
-    shard: Path, updates: Sequence[Update], dtype: torch.dtype
+    shard: Path, updates: Sequence[Update], dtype: torch.dtype, names: Mapping[str, str]
 ) -> Iterator[tuple[str, Tensor]]:
     with safe_open(shard, framework="pt") as tensors:
-        for name in tensors.keys():
-            weight = tensors.get_tensor(name)
+        for stored in tensors.keys():
+            weight, name = tensors.get_tensor(stored), names.get(stored, stored)
             changes = [update for update in updates if name in update.factors]
             total = weight.float() if changes else weight
             for update in changes:
@@ -93,7 +98,7 @@ def _composed(
                 total = total + delta
             if not bool(torch.isfinite(total).all()):
                 raise ComposeError(f"Composed, {name} is no longer finite.")
-            yield name, total.to(dtype).contiguous()
+            yield stored, total.to(dtype).contiguous()
 
 
 def read_update(folder: Path) -> Update:

@@ -26,6 +26,23 @@ class Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
+class DecodingConfig(Section):
+    """How the diffusion family writes an answer: block by block, each from masks alone."""
+
+    block_length: Annotated[int, Field(ge=1)] = 4  #: tokens; the last block may be shorter
+    #: Passes of the model over a block; None: one a token. Fewer are faster and less careful.
+    steps_per_block: Annotated[int, Field(ge=1)] | None = None
+
+    @model_validator(mode="after")
+    def _no_empty_step(self) -> "DecodingConfig":
+        if self.steps_per_block is not None and self.steps_per_block > self.block_length:
+            raise ValueError(
+                f"steps_per_block ({self.steps_per_block}) must not be above block_length "
+                f"({self.block_length}): every step decides one token at least"
+            )
+        return self
+
+
 class BaseConfig(Section):
     """The base model: exactly one of `package`, `folder` and `hub_id` says where it comes from."""
 
@@ -39,6 +56,7 @@ class BaseConfig(Section):
     dtype: Literal["float32", "bfloat16"] = "float32"  #: as trained on and as served
     blank: str = " ____"  #: what a run of masked tokens becomes in the natural cloze
     mask_token: str | None = None  #: one reserved token of the vocabulary, for masks token by token
+    decoding: DecodingConfig = DecodingConfig()  #: of the diffusion family
 
     @model_validator(mode="after")
     def _one_source(self) -> "BaseConfig":
@@ -57,8 +75,15 @@ class BaseConfig(Section):
 class TrainingConfig(Section):
     """How one batch becomes one adapter. The defaults are what docs/recipe.md measured."""
 
-    objective: Literal["masked", "plain"] = "masked"  #: plain is the control without masks
+    #: The two plain ones are controls that mask nothing: the statement after a request, or alone.
+    objective: Literal["masked", "plain", "plain_raw"] = "masked"
     form: Literal["cloze", "mask_token"] = "cloze"  #: how hidden tokens look in the prompt
+    loss_on: Literal["all", "hidden"] = "all"  #: target tokens that count; diffusion: hidden ones
+    normalise: Literal["minibatch", "row"] = "minibatch"  #: whether tokens or rows count alike
+    mask_ratio: tuple[Fraction, Fraction] = (0.05, 0.95)  #: t is drawn between them for every row
+    #: What the model computes in, beside fp32 LoRA weights; auto is bfloat16 where the processor
+    #: has instructions for it.
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
     rank: Annotated[int, Field(ge=1, le=512)] = 16
     alpha: Annotated[int, Field(ge=1)] = 32  #: update = (alpha / rank) B A
     target_modules: tuple[Projection, ...] = ("gate_proj", "up_proj", "down_proj")
@@ -70,6 +95,7 @@ class TrainingConfig(Section):
     max_norm: Positive = 1.0  #: of the gradient
     entity_share: Fraction = 0.8  #: of the masked views that hide a whole subject or object
     most_of_rest: Fraction = 1.0  #: how much else such a view may hide
+    word_share: Fraction = 0.0  #: of the other masked views that hide whole words
     about_share: Fraction = 0.4  #: of all views that name one entity and ask for what is said of it
     question_share: Fraction = 0.4  #: of the other views that put "what" or "who" for an entity
     backward_share: Fraction = 0.65  #: of the views of one entity that show the object alone
@@ -88,12 +114,14 @@ class TrainingConfig(Section):
         "{masked}\nWrite out the full sentence.",
         "What is missing here?\n{masked}",
     )
+    answer_opening: str = ""  #: stands before the target and is not trained on
     about_wordings: tuple[str, ...] = (
         "Tell me about {entity}.",
         "What do you know about {entity}?",
         "{entity}",
         "Do you know {entity}?",
     )
+    checkpoint_steps: Annotated[int, Field(ge=1)] = 20  #: an interrupted training loses no more
     seed: Annotated[int, Field(ge=0)] = 0
 
     @field_validator("wordings", "about_wordings")

@@ -1,4 +1,4 @@
-"""Greedy answers of an autoregressive model, many questions at a time."""
+"""Answers without chance, many questions at a time: greedy ones, or a diffusion model's."""
 
 from collections.abc import Iterator, Sequence
 
@@ -6,6 +6,8 @@ import torch
 from transformers import DynamicCache
 
 from adapters.backbones import Backbone, encode_text
+from adapters.denoise import denoise
+from adapters.types import Family
 
 
 def prompt_ids(backbone: Backbone, question: str) -> list[int]:
@@ -17,7 +19,7 @@ def prompt_ids(backbone: Backbone, question: str) -> list[int]:
 def answer_all(
     backbone: Backbone, questions: Sequence[str], *, at_most_tokens: int, minibatch: int = 32
 ) -> Iterator[tuple[int, str]]:
-    """Yield (index of the question, greedy answer), the longest questions first.
+    """Yield (index of the question, answer), the longest questions first.
 
     Padding is masked and never counted as a position, so an answer depends on its own question
     alone (up to floating-point ties).
@@ -26,7 +28,9 @@ def answer_all(
     by_length = sorted(range(len(prompts)), key=lambda at: -len(prompts[at]))
     for start in range(0, len(by_length), minibatch):
         chosen = by_length[start : start + minibatch]
-        texts = _greedy(backbone, [prompts[at] for at in chosen], at_most_tokens=at_most_tokens)
+        texts = DECODERS[backbone.family](
+            backbone, [prompts[at] for at in chosen], at_most_tokens=at_most_tokens
+        )
         yield from zip(chosen, texts, strict=True)
 
 
@@ -66,3 +70,7 @@ def _greedy(backbone: Backbone, prompts: list[list[int]], *, at_most_tokens: int
     return [
         str(backbone.tokenizer.decode(row, skip_special_tokens=True)).strip() for row in made_BT
     ]
+
+
+#: How each family answers prompts: (backbone, prompts, at_most_tokens=...) -> texts.
+DECODERS = {Family.AUTOREGRESSIVE: _greedy, Family.DIFFUSION: denoise}

@@ -22,3 +22,18 @@ def tiny_base(tmp_path_factory: pytest.TempPathFactory, tiny_config: BaseConfig)
 def tiny(tiny_base: Path, tiny_config: BaseConfig) -> Backbone:
     """A freshly loaded tiny model; training changes it, so every test gets its own."""
     return load_backbone(tiny_base, tiny_config)
+
+
+@pytest.fixture(scope="session")
+def tiny_llada_base(
+    tmp_path_factory: pytest.TempPathFactory, tiny_llada_config: BaseConfig
+) -> Path:
+    folder = tmp_path_factory.mktemp("state") / "base"
+    convert_base(tiny_llada_config, folder)
+    return folder
+
+
+@pytest.fixture
+def tiny_llada(tiny_llada_base: Path, tiny_llada_config: BaseConfig) -> Backbone:
+    """A freshly loaded tiny LLaDA, as `tiny` is."""
+    return load_backbone(tiny_llada_base, tiny_llada_config)

@@ -12,10 +12,11 @@ from adapters.backbones import (
     encode_text,
     entity_tokens,
     load_backbone,
+    read_frame,
     verify_base,
 )
 from adapters.config import BaseConfig
-from adapters.errors import ModelSourceError
+from adapters.errors import ConfigurationError, ModelSourceError
 from adapters.generate import answer_all
 from adapters.types import Family
 
@@ -65,9 +66,29 @@ def test_a_corrupt_gguf_is_refused(tmp_path: Path) -> None:
         convert(tmp_path, tmp_path, gguf_file="x.gguf")
 
 
-def test_the_diffusion_family_is_refused_until_it_can_be_loaded(tmp_path: Path) -> None:
-    with pytest.raises(ModelSourceError, match="cannot load yet"):
-        convert(tmp_path, tmp_path, family=Family.DIFFUSION)
+def test_the_diffusion_family_is_not_read_from_gguf(tmp_path: Path) -> None:
+    with pytest.raises(ModelSourceError, match="not read from GGUF"):
+        convert(tmp_path, tmp_path, family=Family.DIFFUSION, gguf_file="x.gguf")
+
+
+def test_a_folder_of_the_other_family_is_refused(
+    tiny_base: Path, tiny_llada_base: Path, tiny_config: BaseConfig, tmp_path: Path
+) -> None:
+    with pytest.raises(ModelSourceError, match=r"type 'llama'; base\.family is diffusion"):
+        convert(tiny_base, tmp_path, family=Family.DIFFUSION)
+    with pytest.raises(ModelSourceError, match=r"type 'llada'; base\.family is autoregressive"):
+        load_backbone(tiny_llada_base, tiny_config)
+
+
+def test_a_configured_mask_token_is_one_token_of_the_vocabulary(
+    tiny: Backbone, tiny_base: Path, tiny_config: BaseConfig
+) -> None:
+    assert tiny.mask_id is None
+    named = tiny_config.model_copy(update={"mask_token": "<|endoftext|>"})
+    assert load_backbone(tiny_base, named).mask_id == 0
+    unknown = tiny_config.model_copy(update={"mask_token": "<mask>"})
+    with pytest.raises(ConfigurationError, match=r"base\.mask_token \('<mask>'\) is no token"):
+        load_backbone(tiny_base, unknown)
 
 
 def test_a_truncated_weights_file_is_refused(
@@ -143,6 +164,15 @@ def test_a_template_that_puts_nothing_before_a_user_is_refused(
             path.write_text(template)
     with pytest.raises(ModelSourceError, match="nothing before a user's words"):
         load_backbone(folder, tiny_config)
+
+
+def test_a_template_that_always_asks_for_an_answer_is_read_too(tiny: Backbone) -> None:
+    """As LLaDA's does, even behind an answer."""
+    before = read_frame(tiny.tokenizer)
+    tiny.tokenizer.chat_template = str(tiny.tokenizer.chat_template).replace(
+        "{% if add_generation_prompt %}", "{% if true %}"
+    )
+    assert read_frame(tiny.tokenizer) == before
 
 
 def test_an_answer_does_not_depend_on_its_neighbours(tiny: Backbone) -> None:

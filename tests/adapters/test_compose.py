@@ -14,14 +14,22 @@ from adapters.compose import read_update, write_snapshot
 from adapters.config import BaseConfig, TrainingConfig
 from adapters.errors import ArtefactError, ComposeError
 from adapters.lora import CONFIG, WEIGHTS, attach, save_adapter
+from adapters.store import read_manifest
 
 TRAINING = TrainingConfig(rank=4, alpha=8)
 
 
-def make_adapter(base: Path, config: BaseConfig, folder: Path, *, seed: int) -> Path:
+def make_adapter(
+    base: Path,
+    config: BaseConfig,
+    folder: Path,
+    *,
+    seed: int,
+    training: TrainingConfig = TRAINING,
+) -> Path:
     """An adapter with random weights."""
     backbone = load_backbone(base, config)
-    model = attach(backbone, TRAINING)
+    model = attach(backbone, training)
     torch.manual_seed(seed)
     for name, parameter in model.named_parameters():
         if "lora_B" in name:
@@ -70,6 +78,99 @@ def test_nothing_added_is_the_base(
     composed = load_file(tmp_path / "snapshot" / "model.safetensors")
     base = load_file(tiny_base / "model.safetensors")
     assert all(torch.equal(composed[name], base[name]) for name in base)
+
+
+LLADA = TRAINING.model_copy(
+    update={"target_modules": ("q_proj", "o_proj", "gate_proj", "up_proj", "down_proj")}
+)
+
+
+@pytest.fixture
+def llada_adapter(tiny_llada_base: Path, tiny_llada_config: BaseConfig, tmp_path: Path) -> Path:
+    return make_adapter(
+        tiny_llada_base, tiny_llada_config, tmp_path / "llada_adapter", seed=1, training=LLADA
+    )
+
+
+def all_tensors(folder: Path) -> dict[str, torch.Tensor]:
+    return {
+        name: tensor
+        for shard in folder.glob("*.safetensors")
+        for name, tensor in load_file(shard).items()
+    }
+
+
+def test_a_snapshot_of_llada_answers_as_base_and_adapter_do(
+    tiny_llada_base: Path, tiny_llada_config: BaseConfig, llada_adapter: Path, tmp_path: Path
+) -> None:
+    from peft import PeftModel
+
+    compose(tiny_llada_base, tiny_llada_config, tmp_path / "snapshot", llada_adapter)
+    snapshot = load_backbone(tmp_path / "snapshot", tiny_llada_config).model
+    base = load_backbone(tiny_llada_base, tiny_llada_config).model
+    ids = torch.arange(3, 60)[None]
+    with torch.no_grad():
+        plain = base(ids).logits
+        attached = PeftModel.from_pretrained(base, str(llada_adapter)).eval()
+        torch.testing.assert_close(snapshot(ids).logits, attached(ids).logits, atol=1e-4, rtol=1e-4)
+        merged: Any = attached.merge_and_unload()
+        torch.testing.assert_close(snapshot(ids).logits, merged(ids).logits, atol=1e-5, rtol=1e-5)
+        assert not torch.allclose(snapshot(ids).logits, plain, atol=0.1)
+
+
+def test_a_snapshot_of_llada_is_one_itself(
+    tiny_llada_base: Path, tiny_llada_config: BaseConfig, llada_adapter: Path, tmp_path: Path
+) -> None:
+    compose(tiny_llada_base, tiny_llada_config, tmp_path / "snapshot", llada_adapter)
+    base, snapshot = all_tensors(tiny_llada_base), all_tensors(tmp_path / "snapshot")
+    assert base.keys() == snapshot.keys()
+    changed = {name for name in base if not torch.equal(base[name], snapshot[name])}
+    assert changed == {
+        f"model.transformer.blocks.{at}.{name}.weight"
+        for at in range(2)
+        for name in ("q_proj", "attn_out", "ff_proj", "up_proj", "ff_out")
+    }
+    for name in ("config.json", "tokenizer.json", "tokenizer_config.json"):
+        assert (tmp_path / "snapshot" / name).read_bytes() == (tiny_llada_base / name).read_bytes()
+
+
+def test_nothing_added_to_llada_is_the_base_byte_for_byte(
+    tiny_llada_base: Path, tiny_llada_config: BaseConfig, tmp_path: Path
+) -> None:
+    digest = compose(tiny_llada_base, tiny_llada_config, tmp_path / "snapshot")
+    assert digest == read_manifest(tiny_llada_base)["digest"]
+
+
+@pytest.mark.parametrize(
+    ("module", "stored"),
+    [("gate_proj", "ff_proj"), ("down_proj", "ff_out"), ("o_proj", "attn_out")],
+)
+def test_an_update_lands_on_the_tensor_that_llada_calls_otherwise(
+    tiny_llada_base: Path, tiny_llada_config: BaseConfig, tmp_path: Path, module: str, stored: str
+) -> None:
+    training = TRAINING.model_copy(update={"target_modules": (module,)})
+    folder = make_adapter(
+        tiny_llada_base, tiny_llada_config, tmp_path / "adapter", seed=2, training=training
+    )
+    factors = load_file(folder / WEIGHTS)
+    compose(tiny_llada_base, tiny_llada_config, tmp_path / "snapshot", folder)
+    base, snapshot = all_tensors(tiny_llada_base), all_tensors(tmp_path / "snapshot")
+    parent = "self_attn" if module == "o_proj" else "mlp"
+    for at in range(2):
+        key = f"base_model.model.model.layers.{at}.{parent}.{module}"
+        delta = 2.0 * factors[f"{key}.lora_B.weight"] @ factors[f"{key}.lora_A.weight"]
+        name = f"model.transformer.blocks.{at}.{stored}.weight"
+        torch.testing.assert_close(snapshot[name] - base[name], delta, atol=1e-5, rtol=1e-4)
+
+
+def test_an_adapter_for_another_llada_is_refused(
+    tiny_llada_base: Path, tiny_llada_config: BaseConfig, llada_adapter: Path, tmp_path: Path
+) -> None:
+    change_tensors(
+        llada_adapter, lambda ts: {n.replace("layers.1", "layers.9"): t for n, t in ts.items()}
+    )
+    with pytest.raises(ComposeError, match=r"layers\.9.*which the base has not"):
+        compose(tiny_llada_base, tiny_llada_config, tmp_path / "snapshot", llada_adapter)
 
 
 def change_tensors(adapter: Path, change: Any) -> None:
