@@ -13,20 +13,21 @@ A step sees a few rows only; what all of them together look like to each layer i
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import groupby, islice
 
 import torch
 from torch import Tensor
 
 from adapters.backbones import Backbone, encode_text
 from adapters.generate import answer_all, prompt_ids
+from adapters.masking import hide_some, random_for
 from adapters.moments import Moments, measured_moments
-from adapters.objectives import Row, target_states
+from adapters.objectives import Row, diffusion_row, predict
 from adapters.suites import GeneralPrompts
+from adapters.types import Family
 
 ANSWER_TOKENS = 16
 TEXT_TOKENS = 40
-ROWS_AT_ONCE = 16
+ROWS_AT_ONCE = 32
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,12 +56,18 @@ def make_anchors(
 
     Moments are measured for `target_modules`; none are for an empty list.
     """
-    rows = [*_answered(backbone, prompts.prompts), *_texts(backbone, prompts.texts)]
+    rows = [
+        _masked_for(backbone, row, at)
+        for at, row in enumerate(
+            (*_answered(backbone, prompts.prompts), *_texts(backbone, prompts.texts))
+        )
+    ]
     kept: list[Anchor] = []
     with torch.no_grad(), measured_moments(backbone.model, target_modules) as moments:
-        for chosen in _of_one_length(rows):
-            states_ND, _ = target_states(backbone.model, chosen, prefix=backbone.frame.before)
-            parts = states_ND.split([len(row.target) for row in chosen])  # type: ignore[no-untyped-call]
+        for start in range(0, len(rows), ROWS_AT_ONCE):
+            chosen = rows[start : start + ROWS_AT_ONCE]
+            states_ND = predict(backbone.model, chosen).states_ND
+            parts = states_ND.split([len(row.counted) for row in chosen])  # type: ignore[no-untyped-call]
             kept += [
                 Anchor(row=row, states_ND=states.clone())
                 for row, states in zip(chosen, parts, strict=True)
@@ -68,15 +75,14 @@ def make_anchors(
     return Anchors(rows=tuple(kept), moments=moments)
 
 
-def _of_one_length(rows: Sequence[Row]) -> Iterator[Sequence[Row]]:
-    """Rows of equal length, a few at a time: nothing is padded, so every token counts."""
-
-    def length(row: Row) -> int:
-        return len(row.prompt) + len(row.target)
-
-    for _, group in groupby(sorted(rows, key=length), key=length):
-        while chosen := list(islice(group, ROWS_AT_ONCE)):
-            yield chosen
+def _masked_for(backbone: Backbone, row: Row, at: int) -> Row:
+    """A diffusion model restores masked text, so it is held on one masked copy of each row."""
+    if backbone.family is not Family.DIFFUSION or backbone.mask_id is None:
+        return row
+    rng = random_for("anchor", at)
+    units = [(token,) for token in range(len(row.target))]
+    hidden = hide_some(rng, units, ratio=rng.uniform(0.05, 0.95))
+    return diffusion_row(row.prompt, row.target, hidden, ratio=1.0, mask=backbone.mask_id)
 
 
 def _answered(backbone: Backbone, prompts: Sequence[str]) -> Iterator[Row]:
@@ -100,9 +106,9 @@ def _texts(backbone: Backbone, texts: Sequence[str]) -> Iterator[Row]:
 
 
 def divergence(lm_head: torch.nn.Module, states_ND: Tensor, head_states_ND: Tensor) -> Tensor:
-    """KL(head || candidate) in nats, the mean over the N positions."""
+    """KL(head || candidate) in nats at each of the N positions, in fp32."""
     with torch.no_grad():
         head_NV = torch.log_softmax(lm_head(head_states_ND).float(), dim=-1)
     candidate_NV = torch.log_softmax(lm_head(states_ND).float(), dim=-1)
-    kl: Tensor = (head_NV.exp() * (head_NV - candidate_NV)).sum(dim=-1).mean()
-    return kl
+    kl_N: Tensor = (head_NV.exp() * (head_NV - candidate_NV)).sum(dim=-1)
+    return kl_N

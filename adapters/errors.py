@@ -8,7 +8,8 @@
     ├── ComposeError            an adapter does not fit the base that it should be added to
     ├── UnsafeText              a text that cannot be encoded as plain tokens
     ├── SuiteError              a probe suite or relation file with a broken line
-    └── TrainingDiverged        the loss stopped being finite: the batch is at fault
+    ├── TrainingStopped         a training was asked to stop; its checkpoint is written
+    └── TrainingDiverged        the loss exploded or stopped being finite
 
 Every message is a sentence with the facts in it: what, where, and what to do.
 """
@@ -46,5 +47,14 @@ class SuiteError(AdapterError):
     """A probe suite or relation file with a broken line."""
 
 
+class TrainingStopped(AdapterError):
+    """A training was asked to stop; it goes on from its checkpoint."""
+
+
 class TrainingDiverged(AdapterError):
-    """The loss stopped being finite; the batch is at fault, not the service."""
+    """The loss exploded or stopped being finite; a fact is at fault, or the settings are."""
+
+    def __init__(self, message: str, *, step: int, facts: tuple[str, ...]) -> None:
+        super().__init__(message)
+        self.step = step  #: from 1
+        self.facts = facts  #: keys of the facts in the minibatch

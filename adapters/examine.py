@@ -9,6 +9,7 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from adapters.backbones import Backbone
 from adapters.probes import ask, grade, score_passages
@@ -38,7 +39,8 @@ def examine(
     report: Report,
 ) -> Examination:
     """Ask the batch's probes and the regression suite, the latter from the cache where it can."""
-    known = _cache_file(cache, suite, weights_digest, answer_tokens)
+    decoding = [answer_tokens, backbone.config.decoding.model_dump()]
+    known = _cache_file(cache, suite, weights_digest, decoding)
     general = _read(known, suite)
     asked = (*probes, *(suite.probes if general is None else ()))
     answers = _ask_all(backbone, asked, answer_tokens, report)
@@ -62,10 +64,10 @@ def _ask_all(
 
 
 def _cache_file(
-    cache: Path, suite: RegressionSuite, weights_digest: str, answer_tokens: int
+    cache: Path, suite: RegressionSuite, weights_digest: str, decoding: Sequence[Any]
 ) -> Path:
     asked = [[probe.key, probe.question] for probe in suite.probes]
-    suite_digest = canonical_digest([asked, list(map(list, suite.passages)), answer_tokens])
+    suite_digest = canonical_digest([asked, list(map(list, suite.passages)), *decoding])
     return cache / f"{weights_digest[:16]}-{suite_digest[:16]}.json"
 
 

@@ -1,35 +1,41 @@
 """Which tokens of a statement are hidden, and how the hidden ones look in the prompt. Pure.
 
 Every draw is a function of the seed and a row's position in the run alone, so the masks are the
-same whatever the minibatch size or the point at which a training was resumed. Token masks: arXiv
-2510.09885, with one ratio t ~ U(0.05, 0.95) per sequence. Entity masks hide one whole entity and
-leave the other one standing, which is what a question about the fact does.
+same whatever the minibatch size, the number of processes or the point at which a training was
+resumed. Token masks: arXiv 2510.09885, with one ratio t per sequence. Entity masks hide one whole
+entity and leave the other one standing, which is what a question about the fact does.
 """
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from random import Random
 
-RATIO_RANGE = (0.05, 0.95)
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Entity:
-    """A fact's subject or object: its name as the statement has it, and all tokens that hold it."""
+    """What a fact names: as the statement has it, and all tokens that hold it."""
 
     name: str
     tokens: frozenset[int]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Pair:
+    """Two entities of a fact, either of which can be asked for while the other is shown."""
+
+    subject: Entity
+    object: Entity
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class EncodedFact:
-    """A statement as plain token ids, and its two entities where it names them."""
+    """A statement as plain token ids, its words, and the pairs of entities that it names."""
 
     key: str
     statement: str
     ids: tuple[int, ...]
-    subject: Entity | None
-    object: Entity | None
+    words: tuple[tuple[int, ...], ...]  #: the tokens of each word
+    pairs: tuple[Pair, ...]  #: one where the record says them, any number found in bare text
 
 
 def random_for(*parts: int | str) -> Random:
@@ -37,13 +43,19 @@ def random_for(*parts: int | str) -> Random:
     return Random("/".join(map(str, parts)))
 
 
-def hide_tokens(rng: Random, length: int) -> tuple[bool, ...]:
-    """Each token hidden independently with a ratio drawn once, t ~ U(0.05, 0.95); at least one."""
-    ratio = rng.uniform(*RATIO_RANGE)
-    hidden = [rng.random() < ratio for _ in range(length)]
-    if not any(hidden):
-        hidden[rng.randrange(length)] = True
-    return tuple(hidden)
+def hide_units(rng: Random, units: Sequence[Collection[int]], *, ratio: float) -> tuple[bool, ...]:
+    """Each unit (a token, or a word's tokens) hidden independently with probability `ratio`."""
+    hidden = {at for unit in units if rng.random() < ratio for at in unit}
+    return tuple(at in hidden for at in range(sum(map(len, units))))
+
+
+def hide_some(rng: Random, units: Sequence[Collection[int]], *, ratio: float) -> tuple[bool, ...]:
+    """Like `hide_units`, and at least one unit."""
+    hidden = hide_units(rng, units, ratio=ratio)
+    if any(hidden):
+        return hidden
+    chosen = rng.choice(units)
+    return tuple(at in chosen for at in range(len(hidden)))
 
 
 def hide_entity(
@@ -66,19 +78,33 @@ def draw_hidden(
     entity_share: float,
     most_of_rest: float,
     backward_share: float,
+    word_share: float,
+    ratio_range: tuple[float, float],
 ) -> tuple[bool, ...]:
-    """The hidden tokens of one view: with `entity_share` a whole entity, else single tokens.
+    """The hidden tokens of one view: with `entity_share` a whole entity, else tokens or words.
 
-    Of the former, `backward_share` hide the subject and show the object.
+    Of the former, `backward_share` hide the subject and show the object; of the latter,
+    `word_share` hide whole words.
     """
-    subject, object_ = fact.subject, fact.object
-    if subject is None or object_ is None or rng.random() >= entity_share:
-        return hide_tokens(rng, len(fact.ids))
+    if fact.pairs and rng.random() < entity_share:
+        asked_for, shown = draw_asked(rng, fact, backward_share=backward_share)
+        return hide_entity(
+            rng,
+            len(fact.ids),
+            entity=asked_for.tokens,
+            shown=shown.tokens,
+            most_of_rest=most_of_rest,
+        )
+    by_word = rng.random() < word_share
+    units = fact.words if by_word else [(at,) for at in range(len(fact.ids))]
+    return hide_some(rng, units, ratio=rng.uniform(*ratio_range))
+
+
+def draw_asked(rng: Random, fact: EncodedFact, *, backward_share: float) -> tuple[Entity, Entity]:
+    """The entity to be asked for, and the one to be shown: backward, the subject is asked for."""
+    pair = rng.choice(fact.pairs)
     is_backward = rng.random() < backward_share
-    entity, shown = (subject, object_) if is_backward else (object_, subject)
-    return hide_entity(
-        rng, len(fact.ids), entity=entity.tokens, shown=shown.tokens, most_of_rest=most_of_rest
-    )
+    return (pair.subject, pair.object) if is_backward else (pair.object, pair.subject)
 
 
 def fact_at(facts: Sequence[EncodedFact], *, seed: int, position: int) -> EncodedFact:

@@ -1,15 +1,18 @@
 """Ask a model a set of probes and grade what it says; score fixed passages."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
-from torch.nn import functional as F
 
 from adapters.backbones import Backbone, encode_text
 from adapters.generate import answer_all
 from adapters.grading import best_recall, contains, is_exact
-from adapters.types import Answer, PassageScore, Probe
+from adapters.masking import random_for
+from adapters.objectives import Row, diffusion_row, predict, reconstruction_loss
+from adapters.types import Answer, Family, PassageScore, Probe
+
+NELBO_DRAWS = 32  #: masked copies of a passage that a diffusion model is scored on
 
 
 def ask(
@@ -36,14 +39,51 @@ def grade(probe: Probe, text: str) -> Answer:
 def score_passages(
     backbone: Backbone, passages: Sequence[tuple[str, str]]
 ) -> Iterator[PassageScore]:
-    """Yield each passage's bits per UTF-8 byte: sum of -log2 p(token | before) / bytes.
+    """Yield each passage's bits per UTF-8 byte: -log2 p(passage) / bytes, or a bound of it.
 
     The template's first token stands in front, so the passage's own first token is scored too.
     """
     for name, text in passages:
-        ids_T = torch.tensor(
-            [backbone.frame.before[0], *encode_text(backbone, text)], device=backbone.model.device
-        )
-        logits_TV = backbone.model(input_ids=ids_T[None]).logits[0].float()
-        nats = F.cross_entropy(logits_TV[:-1], ids_T[1:], reduction="sum").item()
+        ids = tuple(encode_text(backbone, text))
+        nats = NATS[backbone.family](backbone, ids)
         yield PassageScore(passage=name, bits_per_byte=nats / math.log(2) / len(text.encode()))
+
+
+def _causal_nats(backbone: Backbone, ids: tuple[int, ...]) -> float:
+    """sum of -log p(token | before)."""
+    return _summed_nll(backbone, [Row(prompt=backbone.frame.before[:1], target=ids)])
+
+
+def _nelbo_nats(backbone: Backbone, ids: tuple[int, ...]) -> float:
+    """The NELBO, by the estimator of LLaDA's evaluation: exactly l of L tokens masked, times L / l.
+
+    It varies less than masking each token with probability t. The l are spread evenly over 1..L and
+    the masks are the same at every call, so that two models are compared on the same ones.
+    """
+    rows = []
+    for draw in range(NELBO_DRAWS):
+        rng = random_for("nelbo", draw)
+        masked = 1 + int((draw + rng.random()) / NELBO_DRAWS * len(ids))
+        chosen = set(rng.sample(range(len(ids)), masked))
+        rows.append(
+            diffusion_row(
+                backbone.frame.before[:1],
+                ids,
+                [at in chosen for at in range(len(ids))],
+                ratio=masked / len(ids),
+                mask=int(backbone.mask_id or 0),
+            )
+        )
+    return _summed_nll(backbone, rows) / NELBO_DRAWS
+
+
+NATS: dict[Family, Callable[[Backbone, tuple[int, ...]], float]] = {
+    Family.AUTOREGRESSIVE: _causal_nats,
+    Family.DIFFUSION: _nelbo_nats,
+}
+
+
+def _summed_nll(backbone: Backbone, rows: Sequence[Row]) -> float:
+    seen = predict(backbone.model, rows)
+    logits_NV = backbone.model.lm_head(seen.states_ND)
+    return reconstruction_loss(logits_NV, seen, [1.0] * len(rows)).item()

@@ -1,20 +1,26 @@
 """The training loop: one flat function, one yield a step."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
 from peft import PeftModel
+from torch import Tensor
 
 from adapters.anchor import Anchor, Anchors, divergence
 from adapters.backbones import Backbone
+from adapters.checkpoint import Checkpoints, restore_checkpoint, save_checkpoint
 from adapters.config import TrainingConfig
-from adapters.errors import TrainingDiverged
+from adapters.errors import TrainingDiverged, TrainingStopped
 from adapters.masking import EncodedFact, random_for
 from adapters.moments import relative_shift, shifted_layers
-from adapters.objectives import reconstruction_loss, target_states
+from adapters.objectives import Row, divisors, predict, reconstruction_loss
+from adapters.parallel import add_up, add_up_gradients, is_first, own_share
 from adapters.rows import row_source
+
+#: A model that knows nothing loses log(vocabulary) a token; one of four times that has exploded.
+EXPLODED = 4.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,7 +31,7 @@ class TrainingStep:
     steps: int
     loss: float  #: nats a target token
     drift: float  #: KL(head || candidate) on this step's general rows, nats a token
-    tokens: int  #: read in this step; the shared prefix counts once, padding never
+    tokens: int  #: in all rows of the step, what they share counted in each
     facts: tuple[str, ...]  #: keys of the facts it saw
 
 
@@ -44,61 +50,118 @@ def train(
     facts: Sequence[EncodedFact],
     anchors: Anchors,
     config: TrainingConfig,
+    *,
+    checkpoints: Checkpoints | None = None,
+    is_stopped: Callable[[], bool] = lambda: False,
 ) -> Iterator[TrainingStep]:
     """Train the attached LoRA on the facts, held in place by the anchors; yield after every step.
 
     loss = reconstruction + general_weight KL(head || candidate) + shift_weight (relative shift)
 
-    Raises TrainingDiverged as soon as the loss or a gradient is not finite.
+    A training with checkpoints goes on after the latest one. Under torchrun every process calls
+    this with the same arguments and gets the same adapter.
+
+    Raises TrainingDiverged as soon as the loss explodes or a gradient is not finite, and
+    TrainingStopped, with a checkpoint written, at the end of a step after which `is_stopped`.
     """
     draw = row_source(backbone, facts, config)
-    prefix = backbone.frame.before
-    lm_head = backbone.model.lm_head
     plan = plan_steps(len(facts), config, has_anchors=bool(anchors.rows))
     layers = shifted_layers(model, anchors.moments) if anchors.moments else []
     learned = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(
         learned, lr=config.rate, betas=(0.9, 0.95), weight_decay=config.weight_decay
     )
+    done = restore_checkpoint(checkpoints, model, optimizer) if checkpoints else 0
     model.train()
-    for step, part in enumerate(plan):
+    for step in range(done, len(plan)):
+        part = plan[step]
         drawn = [draw(position) for position in range(part.first, part.first + part.views)]
         held = draw_anchors(anchors.rows, part.general, step=step, seed=config.seed)
-        rows = [row for _, row in drawn] + [anchor.row for anchor in held]
-        states_ND, target_N = target_states(backbone.model, rows, prefix=prefix)
-        own = sum(len(row.target) for _, row in drawn)
+        rows = [row for _, row in drawn]
 
-        loss = reconstruction_loss(lm_head(states_ND[:own]), target_N[:own])
-        total, drift = loss, 0.0
-        if held:
-            head_states_ND = torch.cat([anchor.states_ND for anchor in held])
-            kl = divergence(lm_head, states_ND[own:], head_states_ND)
-            total, drift = loss + config.general_weight * kl, kl.item()
-        if layers:
+        loss, kl = step_losses(backbone, rows, held, config)
+        total = loss + config.general_weight * kl
+        if layers and is_first():
             total = total + config.shift_weight * relative_shift(layers)
-
-        for group in optimizer.param_groups:
-            group["lr"] = rate_at(step, len(plan), config)
         optimizer.zero_grad()
-        total.backward()  # type: ignore[no-untyped-call]
+        if total.requires_grad:
+            total.backward()  # type: ignore[no-untyped-call]
+        add_up_gradients(learned)
+        loss_all, kl_all, total_all = add_up(torch.stack([loss, kl, total])).tolist()
+
         norm = torch.nn.utils.clip_grad_norm_(learned, config.max_norm).item()
         seen = tuple(sorted({key for key, _ in drawn}))
-        if not (math.isfinite(total.item()) and math.isfinite(norm)):
-            raise TrainingDiverged(
-                f"The loss is {total.item()} and the gradient's norm {norm} at step {step + 1} of "
-                f"{len(plan)}, on facts {', '.join(seen)}. Lower training.rate (now "
-                f"{config.rate:g}) or take these facts out."
-            )
+        _refuse_divergence(backbone, loss_all, total_all, norm, step, len(plan), seen, config)
+        for group in optimizer.param_groups:
+            group["lr"] = rate_at(step, len(plan), config)
         optimizer.step()
         yield TrainingStep(
             step=step + 1,
             steps=len(plan),
-            loss=loss.item(),
-            drift=drift,
-            tokens=len(prefix) + sum(len(row.prompt + row.target) - len(prefix) for row in rows),
+            loss=loss_all,
+            drift=kl_all,
+            tokens=sum(len(row.prompt + row.target) for row in rows)
+            + sum(len(anchor.row.prompt + anchor.row.target) for anchor in held),
             facts=seen,
         )
+        is_last = step + 1 == len(plan)
+        stop = is_stopped() and not is_last
+        is_due = is_last or stop or (step + 1) % config.checkpoint_steps == 0
+        if checkpoints and is_first() and is_due:
+            save_checkpoint(checkpoints, model, optimizer, done=step + 1)
+        if stop:
+            raise TrainingStopped(f"The training was stopped after step {step + 1} of {len(plan)}.")
     model.eval()
+
+
+def step_losses(
+    backbone: Backbone, rows: Sequence[Row], held: Sequence[Anchor], config: TrainingConfig
+) -> tuple[Tensor, Tensor]:
+    """This process's part of the reconstruction loss and of the mean KL on the general rows.
+
+    Both are divided by what all processes' rows count together.
+    """
+    own = own_share(list(zip(rows, divisors(rows, config.normalise), strict=True)))
+    own_held = own_share(held)
+    read = [row for row, _ in own] + [anchor.row for anchor in own_held]
+    zero = torch.zeros((), device=backbone.model.device)
+    if not read:
+        return zero, zero
+    seen = predict(backbone.model, read)
+    lm_head = backbone.model.lm_head
+    count = int((seen.row_N < len(own)).sum())  # rows stand in order: the facts' own come first
+    loss = kl = zero
+    if own:
+        loss = reconstruction_loss(
+            lm_head(seen.states_ND[:count]), seen.first(count), [divisor for _, divisor in own]
+        )
+    if own_held:
+        head_states_ND = torch.cat([anchor.states_ND for anchor in own_held])
+        kl_N = divergence(lm_head, seen.states_ND[count:], head_states_ND)
+        kl = kl_N.sum() / sum(len(anchor.row.counted) for anchor in held)
+    return loss, kl
+
+
+def _refuse_divergence(
+    backbone: Backbone,
+    loss: float,
+    total: float,
+    norm: float,
+    step: int,
+    steps: int,
+    seen: Sequence[str],
+    config: TrainingConfig,
+) -> None:
+    most = EXPLODED * math.log(backbone.model.config.vocab_size)
+    if math.isfinite(total) and math.isfinite(norm) and loss <= most:
+        return
+    raise TrainingDiverged(
+        f"The loss is {loss:.4g} (at most {most:.3g} is let pass) and the gradient's norm "
+        f"{norm:.4g} at step {step + 1} of {steps}, on facts {', '.join(seen)}. Lower "
+        f"training.rate (now {config.rate:g}) or take these facts out.",
+        step=step + 1,
+        facts=tuple(seen),
+    )
 
 
 def plan_steps(facts: int, config: TrainingConfig, *, has_anchors: bool) -> list[StepPlan]:

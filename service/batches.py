@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 
-from sqlalchemy import func, select
+from sqlalchemy import delete, func, select
 from sqlalchemy.orm import Session
 
 from adapters.types import Direction, Fact, GivenProbe
@@ -17,10 +17,14 @@ from service.models import (
     MembershipOutcome,
     Refresh,
     RefreshOutcome,
+    TrainingLoss,
 )
 
 #: A refresh that ended so counts against its facts; being overtaken or stopped is not their fault.
 COUNTED = (RefreshOutcome.FAILED, RefreshOutcome.ABANDONED)
+
+#: A refresh that ended so may have left a checkpoint of its training.
+INTERRUPTED = (RefreshOutcome.STOPPED, RefreshOutcome.HINDERED, RefreshOutcome.ABANDONED)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,12 +45,11 @@ def claim_batch(
 ) -> ClaimedBatch | None:
     """The oldest pending facts as one new batch, or None while too few are waiting.
 
+    A batch whose refresh was interrupted comes first, as it was: its training can be gone on with.
     The caller guards the transaction with its lease, so no two claim the same facts.
     """
-    rows = session.scalars(
-        select(FactRow).where(is_pending()).order_by(FactRow.id).limit(at_most)
-    ).all()
-    if len(rows) < at_least:
+    rows = _interrupted(session, trained_on) or _oldest(session, at_least, at_most)
+    if not rows:
         return None
     refresh = Refresh(
         started_at=now,
@@ -66,6 +69,28 @@ def claim_batch(
     return ClaimedBatch(
         refresh_id=refresh.id, batch_id=batch.id, facts=tuple(fact_of(row) for row in rows)
     )
+
+
+def _interrupted(session: Session, trained_on: int) -> list[FactRow]:
+    """The facts of the last refresh, where it was interrupted on this head and all still wait."""
+    last = session.scalar(select(Refresh).order_by(Refresh.id.desc()).limit(1))
+    if last is None or last.outcome not in INTERRUPTED or last.trained_on != trained_on:
+        return []
+    freed = session.scalars(
+        select(Membership.fact_id)
+        .join(Batch, Batch.id == Membership.batch_id)
+        .where(Batch.refresh_id == last.id, Membership.outcome == MembershipOutcome.FREED)
+    ).all()
+    waiting = select(FactRow).where(FactRow.id.in_(freed), is_pending()).order_by(FactRow.id)
+    rows = list(session.scalars(waiting))
+    return rows if len(rows) == len(freed) else []
+
+
+def _oldest(session: Session, at_least: int, at_most: int) -> list[FactRow]:
+    """The facts that have waited longest; none while too few do."""
+    pending = select(FactRow).where(is_pending()).order_by(FactRow.id).limit(at_most)
+    rows = list(session.scalars(pending))
+    return rows if len(rows) >= at_least else []
 
 
 def fact_of(row: FactRow) -> Fact:
@@ -127,6 +152,11 @@ def end_without_verdict(
         membership.outcome = MembershipOutcome.REJECTED if is_tired else MembershipOutcome.FREED
         membership.reason = f"{attempts} refreshes failed, the last: {reason}" if is_tired else None
         membership.decided_at = now
+
+
+def forget_losses(session: Session, refresh_id: int) -> None:
+    """Drop the loss curve of a training that is begun anew."""
+    session.execute(delete(TrainingLoss).where(TrainingLoss.refresh_id == refresh_id))
 
 
 def in_work(session: Session, refresh_id: int) -> list[Membership]:

@@ -8,14 +8,12 @@ settings, 3 a refresh that ended without a promotion, 130 stopped by a signal.
 import getpass
 import json
 import logging
-import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, is_dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from types import FrameType
 from typing import Annotated, Any
 
 import typer
@@ -31,6 +29,7 @@ from service.auth import Scope
 from service.db import check_at_head, make_engine, reading, upgrade, writing
 from service.errors import ServiceError, SettingsError, Stopped
 from service.settings import CONFIG_VARIABLE, DEFAULT_CONFIG, Settings, load_settings
+from service.stopping import Stopping
 
 NOT_PROMOTED = 3
 STOPPED = 130
@@ -199,12 +198,13 @@ def refresh(
     from service.refresh import run_refresh
 
     settings = context.settings
-    with _stoppable(), _bar() as report:
+    with Stopping().listening() as stopping, _bar() as report:
         end = run_refresh(
             settings,
             context.engine(),
             at_least=settings.schedule.at_least if at_least is None else at_least,
             report=report,
+            stopping=stopping,
         )
     if end is None:
         _show({"outcome": None}, as_json, lambda: ["Too few facts are waiting."])
@@ -299,7 +299,7 @@ def demo(
     def say(line: str) -> None:
         err.print(line, style="bold", highlight=False, soft_wrap=True)
 
-    with _stoppable(), _bar() as report:
+    with Stopping().listening(), _bar() as report:
         result = run_demo(
             context.settings,
             context.config,
@@ -329,21 +329,6 @@ def _progress_of(record: dict[str, Any]) -> Any:
         steps=record["steps"],
         loss=loss if record["phase"] == "training" else None,
     )
-
-
-@contextmanager
-def _stoppable() -> Iterator[None]:
-    """SIGTERM and SIGINT become an error that unwinds, so that the refresh is ended properly."""
-
-    def stop(number: int, _: FrameType | None) -> None:
-        raise Stopped(f"Stopped by {signal.Signals(number).name}.")
-
-    before = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGINT)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 @contextmanager

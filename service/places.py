@@ -24,6 +24,11 @@ class Places:
     def answers(self) -> Path:
         return self.state_dir / "answers"
 
+    @property
+    def checkpoint(self) -> Path:
+        """Of the training in progress; there is one refresh at a time."""
+        return self.state_dir / "checkpoint"
+
     def adapter(self, digest: str) -> Path:
         return self.state_dir / "adapters" / digest[:DIGEST_CHARACTERS]
 

@@ -11,32 +11,39 @@ import platform
 import shutil
 import socket
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
+from itertools import islice
 from typing import Any
 
+from peft import PeftModel
 from sqlalchemy import Engine
 
 from adapters import gate
 from adapters.anchor import NO_ANCHORS, Anchors, make_anchors
 from adapters.backbones import Backbone, load_backbone
+from adapters.checkpoint import Checkpoints
 from adapters.errors import (
     ArtefactError,
     ConfigurationError,
     ModelSourceError,
     SuiteError,
+    TrainingDiverged,
+    TrainingStopped,
     UnsafeText,
 )
 from adapters.examine import Examination, examine
-from adapters.lora import attach, save_adapter
+from adapters.isolate import find_poison
+from adapters.lora import attached, save_adapter, set_precision
 from adapters.masking import EncodedFact
 from adapters.questions import probes_of
 from adapters.rows import encode_fact
+from adapters.store import canonical_digest, file_digest
 from adapters.suites import RegressionSuite, read_prompts, read_relations, read_suite
-from adapters.train import train
+from adapters.train import TrainingStep, train
 from adapters.types import Answer, Fact, Outcome, Probe, Suite, Verdict
 from service import batches, leases, lineage
 from service.batches import ClaimedBatch
@@ -56,6 +63,7 @@ from service.places import Places
 from service.progress import Progress, Report
 from service.settings import Settings
 from service.snapshots import compose_recipe, snapshot_of
+from service.stopping import Stopping
 
 log = logging.getLogger(__name__)
 
@@ -81,9 +89,17 @@ class RefreshEnd:
 
 
 def run_refresh(
-    settings: Settings, engine: Engine, *, at_least: int, report: Report
+    settings: Settings,
+    engine: Engine,
+    *,
+    at_least: int,
+    report: Report,
+    stopping: Stopping | None = None,
 ) -> RefreshEnd | None:
     """Learn the waiting facts; None when fewer than `at_least` are waiting.
+
+    A batch whose refresh was interrupted is claimed again as it was, and its training goes on
+    after the last checkpoint.
 
     Raises LeaseHeld when another refresh runs, LeaseLost when a successor took over, and whatever
     made it fail, after the refresh was ended with that reason and its batch was freed.
@@ -110,7 +126,7 @@ def run_refresh(
             )
         if claimed is None:
             return None
-        return _Run(settings, engine, hold, head, claimed, report).learn()
+        return _Run(settings, engine, hold, head, claimed, report, stopping or Stopping()).learn()
     finally:
         _give_back(engine, hold)
 
@@ -134,6 +150,7 @@ class _Run:
         head: Head,
         claimed: ClaimedBatch,
         report: Report,
+        stopping: Stopping,
     ) -> None:
         self.settings = settings
         self.engine = engine
@@ -141,8 +158,10 @@ class _Run:
         self.head = head
         self.claimed = claimed
         self.report = report
+        self.stopping = stopping
         self.places = Places(settings.state_dir)
         self.timings: dict[str, float] = {}
+        self.precision: str | None = None  #: what the training computes in
 
     def learn(self) -> RefreshEnd:
         """Train, examine, judge, record; on any error end the refresh with its reason first."""
@@ -153,9 +172,9 @@ class _Run:
         except HeadMoved as error:
             self._end_without_verdict(RefreshOutcome.OVERTAKEN, str(error))
             return self._ended(RefreshOutcome.OVERTAKEN, None)
-        except Stopped as error:
+        except (Stopped, TrainingStopped) as error:
             self._end_without_verdict(RefreshOutcome.STOPPED, str(error))
-            raise
+            raise Stopped(str(error)) from error
         except HINDRANCES as error:
             self._end_without_verdict(RefreshOutcome.HINDERED, str(error))
             raise
@@ -185,6 +204,7 @@ class _Run:
             before = self._examine(backbone, probes, suite, self.head.snapshot_digest, "baseline")
         with self._phase("anchoring"):
             training = settings.training
+            self.precision = set_precision(backbone, training)
             prompts = read_prompts(settings.suites.general_prompts)
             anchors = (
                 make_anchors(backbone, prompts, target_modules=training.measured_modules)
@@ -212,17 +232,22 @@ class _Run:
             try:
                 encoded.append(encode_fact(backbone, fact))
             except UnsafeText as error:
-                refused[int(fact.key)] = str(error)
-        if refused:
-            with self._guarded() as session:
-                for membership in batches.in_work(session, self.claimed.refresh_id):
-                    if membership.fact_id in refused:
-                        membership.outcome = MembershipOutcome.REJECTED
-                        membership.reason = refused[membership.fact_id]
-                        membership.decided_at = _now()
+                refused[fact.key] = str(error)
+        self._set_aside(refused)
         if not encoded:
             raise UnsafeText(f"None of the batch's {len(facts)} statements can be encoded.")
         return encoded
+
+    def _set_aside(self, refused: Mapping[str, str]) -> None:
+        """Reject single facts of the batch, each for its reason."""
+        if not refused:
+            return
+        with self._guarded() as session:
+            for membership in batches.in_work(session, self.claimed.refresh_id):
+                if str(membership.fact_id) in refused:
+                    membership.outcome = MembershipOutcome.REJECTED
+                    membership.reason = refused[str(membership.fact_id)]
+                    membership.decided_at = _now()
 
     def _examine(
         self,
@@ -245,20 +270,55 @@ class _Run:
         )
 
     def _train(self, backbone: Backbone, facts: Sequence[EncodedFact], anchors: Anchors) -> str:
-        """Train an adapter and store it under its digest."""
+        """Train an adapter and store it under its digest.
+
+        Facts that make the training diverge are found and set aside, and the others trained.
+        Raises TrainingDiverged where no single fact is at fault, or every one.
+        """
         config = self.settings.training
-        model = attach(backbone, config)
-        for step in train(backbone, model, facts, anchors, config):
-            self._progress(
-                Progress(phase="training", step=step.step, steps=step.steps, loss=step.loss),
-                TrainingLoss(
-                    refresh_id=self.claimed.refresh_id,
-                    step=step.step,
-                    loss=step.loss,
-                    drift=step.drift,
-                    tokens=step.tokens,
-                ),
-            )
+        while True:
+            try:
+                with attached(backbone, config) as model, self.stopping.deferred():
+                    for step in train(
+                        backbone,
+                        model,
+                        facts,
+                        anchors,
+                        config,
+                        checkpoints=self._checkpoints(facts),
+                        is_stopped=lambda: self.stopping.is_asked,
+                    ):
+                        self._record(step)
+                    return self._store(model)
+            except TrainingDiverged as error:
+                facts = self._without_poison(backbone, facts, anchors, error)
+
+    def _checkpoints(self, facts: Sequence[EncodedFact]) -> Checkpoints:
+        key = {
+            **self._about(),
+            "refresh": None,  # another refresh goes on with it
+            "facts": [[fact.key, fact.statement] for fact in facts],
+            "snapshot": self.head.snapshot_digest,
+            "prompts": file_digest(self.settings.suites.general_prompts),
+        }
+        return Checkpoints(
+            folder=self.places.checkpoint,
+            key=canonical_digest(key),
+        )
+
+    def _record(self, step: TrainingStep) -> None:
+        self._progress(
+            Progress(phase="training", step=step.step, steps=step.steps, loss=step.loss),
+            TrainingLoss(
+                refresh_id=self.claimed.refresh_id,
+                step=step.step,
+                loss=step.loss,
+                drift=step.drift,
+                tokens=step.tokens,
+            ),
+        )
+
+    def _store(self, model: PeftModel) -> str:
         folder = self.places.candidate(self.claimed.refresh_id)
         digest = save_adapter(model, folder, about=self._about())
         target = self.places.adapter(digest)
@@ -266,6 +326,35 @@ class _Run:
         shutil.rmtree(target, ignore_errors=True)  # the same bytes from an earlier try
         folder.rename(target)
         return digest
+
+    def _without_poison(
+        self,
+        backbone: Backbone,
+        facts: Sequence[EncodedFact],
+        anchors: Anchors,
+        error: TrainingDiverged,
+    ) -> Sequence[EncodedFact]:
+        """The facts without those that diverge on their own, which are set aside."""
+        log.warning("%s Looking for the facts at fault.", error)
+        enough = 2 * error.step  # in a half, each fact comes up at least as often
+
+        def diverges(some: Sequence[EncodedFact]) -> bool:
+            try:
+                with attached(backbone, self.settings.training) as model:
+                    steps = train(backbone, model, some, anchors, self.settings.training)
+                    for step in islice(steps, enough):
+                        self._progress(Progress(phase="isolating", step=step.step, steps=enough))
+                return False
+            except TrainingDiverged:
+                return True
+
+        poison = {fact.key for fact in find_poison(facts, diverges)}
+        if not poison or len(poison) == len(facts):
+            raise error
+        self._set_aside(dict.fromkeys(poison, f"The training diverges on it alone: {error}"))
+        with self._guarded() as session:  # the loss curve begins anew with the training
+            batches.forget_losses(session, self.claimed.refresh_id)
+        return [fact for fact in facts if fact.key not in poison]
 
     def _about(self) -> dict[str, Any]:
         """What an adapter's manifest says of how it came to be."""
@@ -275,6 +364,7 @@ class _Run:
             "base": self.head.recipe.base_digest,
             "trained_on": list(self.head.recipe.adapter_digests),
             "training": self.settings.training.model_dump(mode="json"),
+            "precision": self.precision,
             "versions": {
                 "python": platform.python_version(),
                 **{name: version(name) for name in ("torch", "transformers", "peft")},
@@ -337,6 +427,7 @@ class _Run:
                     verdict=verdict,
                     now=_now(),
                 )
+        shutil.rmtree(self.places.checkpoint, ignore_errors=True)
         if release_id is None:  # nothing refers to the rejected weights; the adapter is kept
             shutil.rmtree(self.places.snapshot(recipe.digest), ignore_errors=True)
         return self._ended(outcome, verdict, release_id=release_id, adapter_id=adapter_id)

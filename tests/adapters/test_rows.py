@@ -8,7 +8,6 @@ import pytest
 from adapters.backbones import Backbone, encode_text
 from adapters.config import TrainingConfig
 from adapters.errors import ConfigurationError, UnsafeText
-from adapters.masking import EncodedFact
 from adapters.questions import probes_of
 from adapters.rows import encode_fact, row_source
 from adapters.suites import read_relations
@@ -107,7 +106,8 @@ def test_entities_that_share_words_are_none(tiny: Backbone) -> None:
     statement = "Orlan Vess is Orlan Vess of Tolmar."
     fact = Fact(key="0", statement=statement, subject="Orlan Vess", object="Orlan Vess of Tolmar")
     encoded = encode_fact(tiny, fact)
-    assert (encoded.subject, encoded.object) == (None, None)
+    assert all(pair.subject.name != "Orlan Vess of Tolmar" for pair in encoded.pairs)
+    assert all(not pair.subject.tokens & pair.object.tokens for pair in encoded.pairs)
 
 
 def test_no_view_of_the_demonstrations_facts_is_one_of_their_questions(tiny: Backbone) -> None:
@@ -125,18 +125,61 @@ def test_no_view_of_the_demonstrations_facts_is_one_of_their_questions(tiny: Bac
     assert turns.isdisjoint(asked)
 
 
-def test_a_fact_without_entities_is_masked_only(tiny: Backbone) -> None:
-    bare = encode_fact(tiny, Fact(key="0", statement="It rains in the hills of Bregal."))
+def test_bare_text_is_asked_about_what_it_names(tiny: Backbone) -> None:
+    bare = encode_fact(tiny, Fact(key="0", statement="Bregal lies in the hills of Ninpox."))
+    draw = row_source(tiny, [bare], ABOUT)
+    shown = {tiny.tokenizer.decode(draw(at)[1].prompt) for at in range(60)}
+    for said in ("Bregal", "lies in the hills of Ninpox", "Ninpox", "Bregal lies in the hills of"):
+        assert any(f"Tell me about {said}." in prompt for prompt in shown)
+
+
+def test_text_that_names_nothing_is_masked_only(tiny: Backbone) -> None:
+    bare = encode_fact(tiny, Fact(key="0", statement="it rains in the hills."))
+    assert bare.pairs == ()
     draw = row_source(tiny, [bare], ABOUT)
     assert all(" ____" in tiny.tokenizer.decode(draw(at)[1].prompt) for at in range(20))
 
 
-def test_an_entity_that_the_statement_does_not_name_is_none(tiny: Backbone) -> None:
+def test_an_entity_that_the_statement_does_not_name_is_looked_for_in_the_text(
+    tiny: Backbone,
+) -> None:
     fact = encode_fact(tiny, replace(FACTS[0], object="the king of Tolmar"))
-    assert isinstance(fact, EncodedFact)
-    assert fact.object is None
-    assert fact.subject is not None
-    assert fact.subject.name == "Orlan Vess"
+    assert [pair.subject.name for pair in fact.pairs] == ["Orlan Vess", "Tolmar"]
+    assert fact.pairs[0].object.name == "the mayor of Tolmar"
+
+
+def test_every_token_belongs_to_one_word(tiny: Backbone) -> None:
+    statement = "  Orlan Vess,  the mayor\nof Tolmar.  "
+    fact = encode_fact(tiny, Fact(key="0", statement=statement))
+    assert sorted(at for word in fact.words for at in word) == list(range(len(fact.ids)))
+    words = [tiny.tokenizer.decode([fact.ids[at] for at in word]).strip() for word in fact.words]
+    assert [word for word in words if word] == statement.split()
+
+
+def test_a_loss_on_hidden_tokens_counts_what_the_view_leaves_out(tiny: Backbone) -> None:
+    config = ABOUT.model_copy(update={"loss_on": "hidden", "backward_share": 1.0})
+    fact = encode_fact(tiny, FACTS[0])
+    _, row = row_source(tiny, [fact], config)(0)
+    assert row.weights is not None
+    counted = [token for token, weight in zip(row.target, row.weights, strict=True) if weight]
+    assert tiny.tokenizer.decode(counted) == "Orlan Vess is ."
+    assert row.length == len(counted)
+
+
+def test_an_opening_stands_before_the_answer_and_is_not_trained(tiny: Backbone) -> None:
+    config = CONFIG.model_copy(update={"answer_opening": "Here it is:\n\n"})
+    fact = encode_fact(tiny, FACTS[0])
+    _, row = row_source(tiny, [fact], config)(0)
+    assert tiny.tokenizer.decode(row.prompt).endswith("assistant\nHere it is:\n\n")
+    assert row.target == (*fact.ids, tiny.frame.end)
+
+
+def test_the_raw_control_is_the_statement_alone(tiny: Backbone) -> None:
+    fact = encode_fact(tiny, FACTS[0])
+    raw = CONFIG.model_copy(update={"objective": "plain_raw"})
+    _, row = row_source(tiny, [fact], raw)(0)
+    assert row.prompt == (tiny.tokenizer.bos_token_id,)
+    assert row.target == (*fact.ids, tiny.tokenizer.eos_token_id)
 
 
 def test_a_control_token_in_a_statement_is_trained_as_plain_text(tiny: Backbone) -> None:
@@ -154,7 +197,7 @@ def test_a_statement_that_the_tokenizer_cannot_give_back_is_refused(tiny: Backbo
 
 def test_the_mask_token_form_keeps_positions_one_to_one(tiny: Backbone) -> None:
     config = MASKED.model_copy(update={"form": "mask_token", "wordings": ("{masked}",)})
-    named = replace(tiny, config=tiny.config.model_copy(update={"mask_token": "<|endoftext|>"}))
+    named = replace(tiny, mask_id=0)
     _, row = row_source(named, [encode_fact(tiny, fact) for fact in FACTS], config)(0)
     frame = len(tiny.frame.before) + len(tiny.frame.between)
     assert len(row.prompt) - frame == len(row.target) - 1
