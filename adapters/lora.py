@@ -1,5 +1,6 @@
 """Attach LoRA to a loaded model, and write what it learned as an adapter folder."""
 
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -64,9 +65,21 @@ def attached(backbone: Backbone, config: TrainingConfig) -> Iterator[PeftModel]:
         model.unload()
 
 
-def save_adapter(model: PeftModel, folder: Path, *, about: dict[str, Any]) -> str:
-    """Write the adapter whole, in PEFT's own format, and return its digest."""
+def save_adapter(model: PeftModel, folder: Path, *, base: str, about: dict[str, Any]) -> str:
+    """Write the adapter whole, in PEFT's own format, and return its digest.
+
+    `base` is the base model's name. The same weights give the same digest in any process.
+    """
     with appearing(folder) as partial:
         model.save_pretrained(str(partial), safe_serialization=True)
         (partial / "README.md").unlink(missing_ok=True)  # PEFT's empty model card
+        _settle(partial / CONFIG, base=base)
         return write_manifest(partial, kind="adapter", about=about)
+
+
+def _settle(path: Path, *, base: str) -> None:
+    """PEFT writes a folder of this machine for the base, and the modules in a set's order."""
+    described = json.loads(path.read_text(encoding="utf-8"))
+    described["base_model_name_or_path"] = base
+    described["target_modules"] = sorted(described["target_modules"])
+    path.write_text(json.dumps(described, indent=2, sort_keys=True) + "\n", encoding="utf-8")

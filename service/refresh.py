@@ -320,7 +320,8 @@ class _Run:
 
     def _store(self, model: PeftModel) -> str:
         folder = self.places.candidate(self.claimed.refresh_id)
-        digest = save_adapter(model, folder, about=self._about())
+        base = self.settings.base.name
+        digest = save_adapter(model, folder, base=base, about=self._about())
         target = self.places.adapter(digest)
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.rmtree(target, ignore_errors=True)  # the same bytes from an earlier try

@@ -34,7 +34,7 @@ def make_adapter(
     for name, parameter in model.named_parameters():
         if "lora_B" in name:
             torch.nn.init.normal_(parameter, std=0.1)
-    save_adapter(model, folder, about={})
+    save_adapter(model, folder, base="tiny", about={})
     return folder
 
 

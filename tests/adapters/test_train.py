@@ -1,20 +1,23 @@
 """The training: exact losses, rows as the method says, and the same bytes every time."""
 
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from adapters.anchor import NO_ANCHORS, divergence, make_anchors
 from adapters.backbones import Backbone, load_backbone
+from adapters.checkpoint import STATE, Checkpoints
 from adapters.config import BaseConfig, TrainingConfig
-from adapters.errors import TrainingDiverged
-from adapters.lora import attach, save_adapter
+from adapters.errors import TrainingDiverged, TrainingStopped
+from adapters.lora import attach, attached, save_adapter, set_precision
 from adapters.moments import relative_shift, shifted_layers
 from adapters.objectives import predict
 from adapters.rows import encode_fact
 from adapters.suites import GeneralPrompts
-from adapters.train import draw_anchors, plan_steps, train
+from adapters.train import TrainingStep, draw_anchors, plan_steps, train
 from adapters.types import Fact
 
 CONFIG = TrainingConfig(views_per_fact=6, rows_per_step=5, general_share=(0.4, 0.4))
@@ -62,7 +65,7 @@ def learn(tiny_base: Path, tiny_config: BaseConfig, folder: Path, config: Traini
     encoded = [encode_fact(backbone, fact) for fact in FACTS]
     steps = list(train(backbone, model, encoded, anchors, config))
     assert [step.step for step in steps] == [1, 2, 3, 4]
-    return save_adapter(model, folder, about={})
+    return save_adapter(model, folder, base="tiny", about={})
 
 
 def test_the_same_training_gives_the_same_bytes(
@@ -145,3 +148,102 @@ def test_a_weight_on_general_rows_makes_the_drift_smaller(tiny: Backbone, tiny_b
         return sum(step.drift for step in steps[-10:])
 
     assert 0 < drift(10.0) < 0.5 * drift(0.0)
+
+
+def train_all(
+    tiny_base: Path, tiny_config: BaseConfig, config: TrainingConfig, **how: Any
+) -> tuple[list[TrainingStep], dict[str, torch.Tensor]]:
+    """Train afresh on the tiny base: the steps, and what was learned."""
+    backbone = load_backbone(tiny_base, tiny_config)
+    anchors = make_anchors(backbone, PROMPTS, target_modules=MODULES)
+    model = attach(backbone, config)
+    encoded = [encode_fact(backbone, fact) for fact in FACTS]
+    steps = []
+    with suppress(TrainingStopped):
+        steps += train(backbone, model, encoded, anchors, config, **how)
+    learned = {n: p.detach().clone() for n, p in model.named_parameters() if p.requires_grad}
+    return steps, learned
+
+
+def checkpoints_in(folder: Path, key: str = "this training") -> Checkpoints:
+    return Checkpoints(folder=folder / "checkpoint", key=key)
+
+
+@pytest.mark.parametrize("stop_after", [1, 3, 11])
+def test_a_training_that_was_stopped_goes_on_to_the_bit(
+    tiny_base: Path, tiny_config: BaseConfig, tmp_path: Path, stop_after: int
+) -> None:
+    config = CONFIG.model_copy(update={"views_per_fact": 20, "checkpoint_steps": 4})
+    whole, expected = train_all(tiny_base, tiny_config, config)
+    asked = 0
+
+    def is_stopped() -> bool:
+        nonlocal asked
+        asked += 1
+        return asked == stop_after
+
+    kept = checkpoints_in(tmp_path)
+    train_all(tiny_base, tiny_config, config, checkpoints=kept, is_stopped=is_stopped)
+    rest, learned = train_all(tiny_base, tiny_config, config, checkpoints=kept)
+    assert rest == whole[stop_after:]
+    assert all(torch.equal(learned[name], expected[name]) for name in expected)
+    again, learned = train_all(tiny_base, tiny_config, config, checkpoints=kept)
+    assert again == []
+    assert all(torch.equal(learned[name], expected[name]) for name in expected)
+
+
+@pytest.mark.parametrize("fault", ["another key", "a flipped byte", "a missing file"])
+def test_a_checkpoint_that_cannot_be_used_is_as_good_as_none(
+    tiny_base: Path, tiny_config: BaseConfig, tmp_path: Path, fault: str
+) -> None:
+    kept = checkpoints_in(tmp_path)
+    whole, expected = train_all(tiny_base, tiny_config, CONFIG, checkpoints=kept)
+    if fault == "another key":
+        kept = checkpoints_in(tmp_path, key="another training")
+    elif fault == "a flipped byte":
+        data = bytearray((kept.folder / STATE).read_bytes())
+        data[-1] ^= 1
+        (kept.folder / STATE).write_bytes(data)
+    else:
+        (kept.folder / STATE).unlink()
+    steps, learned = train_all(tiny_base, tiny_config, CONFIG, checkpoints=kept)
+    assert steps == whole
+    assert all(torch.equal(learned[name], expected[name]) for name in expected)
+
+
+def test_the_size_of_a_bin_changes_no_mask_and_no_row(
+    tiny_base: Path, tiny_config: BaseConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    together, _ = train_all(tiny_base, tiny_config, CONFIG)
+    monkeypatch.setattr("adapters.objectives.BIN_TOKENS", 1)
+    apart, _ = train_all(tiny_base, tiny_config, CONFIG)
+    for one, other in zip(together, apart, strict=True):
+        assert (one.tokens, one.facts) == (other.tokens, other.facts)
+        assert one.loss == pytest.approx(other.loss, rel=1e-4)
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_the_base_is_of_the_precision_asked_for_and_the_adapter_always_fp32(
+    tiny: Backbone, precision: str
+) -> None:
+    config = CONFIG.model_copy(update={"precision": precision})
+    assert set_precision(tiny, config) == precision
+    anchors = make_anchors(tiny, PROMPTS, target_modules=MODULES)
+    with attached(tiny, config) as model:
+        encoded = [encode_fact(tiny, fact) for fact in FACTS]
+        losses = [step.loss for step in train(tiny, model, encoded, anchors, config)]
+        learned = [p.dtype for p in model.parameters() if p.requires_grad]
+        frozen = [p.dtype for p in model.parameters() if not p.requires_grad]
+    assert all(torch.isfinite(torch.tensor(losses)))
+    assert set(learned) == {torch.float32}
+    assert set(frozen) == {getattr(torch, precision)}
+
+
+def test_a_lora_taken_off_leaves_the_model_as_it_was(tiny: Backbone) -> None:
+    before = {name: p.clone() for name, p in tiny.model.named_parameters()}
+    config = CONFIG.model_copy(update={"rate": 1e-2})
+    with attached(tiny, config) as model:
+        list(train(tiny, model, [encode_fact(tiny, f) for f in FACTS], NO_ANCHORS, config))
+    after = dict(tiny.model.named_parameters())
+    assert before.keys() == after.keys()
+    assert all(torch.equal(before[name], after[name]) for name in before)

@@ -1,5 +1,6 @@
 """The whole refresh on a tiny model: real training, real files, a real database."""
 
+import math
 import shutil
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -9,7 +10,9 @@ from typing import Any
 import pytest
 import yaml
 from sqlalchemy import Engine, select
+from transformers import AutoTokenizer
 
+from adapters import train
 from adapters.errors import ArtefactError, ModelSourceError, StorageFull, TrainingDiverged
 from service import facts, lineage, views
 from service.asking import ask_release
@@ -268,6 +271,40 @@ def test_a_diverging_training_ends_with_its_step_and_the_facts_wait(
     assert record.outcome == RefreshOutcome.FAILED
     assert "at step" in str(record.reason)
     assert state(engine, fact) is FactState.PENDING
+
+
+@pytest.fixture
+def poisoned(monkeypatch: pytest.MonkeyPatch, tiny_folder: Path) -> None:
+    """The loss is not finite in a step that reads "§"."""
+    (_, token) = AutoTokenizer.from_pretrained(tiny_folder)("§")["input_ids"]
+    real = train.step_losses
+
+    def step_losses(backbone: Any, rows: Any, *more: Any) -> Any:
+        loss, kl = real(backbone, rows, *more)
+        return loss * (math.nan if any(token in row.target for row in rows) else 1.0), kl
+
+    monkeypatch.setattr("adapters.train.step_losses", step_losses)
+
+
+@pytest.mark.usefixtures("poisoned")
+def test_a_fact_that_the_training_diverges_on_is_found_and_the_others_are_learned(
+    make_world: Callable[..., World],
+) -> None:
+    _, engine = world = make_world()
+    statements = [f"Orlan Vess is the mayor of Tolmar {at}." for at in range(5)]
+    ids = push(engine, *statements[:2], "The sign reads § and nothing else.", *statements[2:])
+    phases = []
+    assert refresh(world, lambda p: phases.append(p.phase)).outcome is RefreshOutcome.PROMOTED
+    assert "isolating" in phases
+    assert [state(engine, fact) is FactState.REJECTED for fact in ids] == [
+        False, False, True, False, False, False,
+    ]  # fmt: skip
+    with reading(engine) as session:
+        reason = session.scalar(select(Membership.reason).where(Membership.fact_id == ids[2]))
+        record = views.show_refresh(session, 1)
+    assert "diverges on it alone" in str(reason)
+    assert "at step" in str(reason)
+    assert record.losses[0].step == 1
 
 
 def test_a_stopped_refresh_frees_its_facts(make_world: Callable[..., World]) -> None:

@@ -1,0 +1,95 @@
+"""What the benchmarks share: train an adapter as a refresh does, and load what would be served."""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from adapters.anchor import NO_ANCHORS, make_anchors
+from adapters.backbones import Backbone, convert_base, load_backbone
+from adapters.compose import write_snapshot
+from adapters.config import TrainingConfig
+from adapters.lora import attached, save_adapter, set_precision
+from adapters.rows import encode_fact
+from adapters.store import MANIFEST
+from adapters.suites import read_prompts
+from adapters.train import train
+from adapters.types import Answer, Fact, Suite
+from service.settings import Settings
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Trained:
+    """How a training went."""
+
+    steps: int
+    tokens: int
+    loss: float  #: of the last step, nats a token
+    drift: float
+    anchoring_s: float
+    training_s: float
+
+
+def ready_base(settings: Settings, folder: Path) -> Path:
+    """The converted base, made where it is not there yet."""
+    if not (folder / MANIFEST).exists():
+        convert_base(settings.base, folder)
+    return folder
+
+
+def train_adapter(
+    settings: Settings,
+    config: TrainingConfig,
+    facts: Sequence[Fact],
+    *,
+    snapshot: Path,
+    folder: Path,
+) -> Trained:
+    """Train one adapter on a snapshot and write it to the folder."""
+    backbone = load_backbone(snapshot, settings.base)
+    began = time.monotonic()
+    set_precision(backbone, config)
+    has_anchors = any(config.general_share) or config.shift_weight
+    prompts = read_prompts(settings.suites.general_prompts)
+    anchors = (
+        make_anchors(backbone, prompts, target_modules=config.measured_modules)
+        if has_anchors
+        else NO_ANCHORS
+    )
+    anchored = time.monotonic()
+    encoded = [encode_fact(backbone, fact) for fact in facts]
+    with attached(backbone, config) as model:
+        steps = list(train(backbone, model, encoded, anchors, config))
+        trained = time.monotonic()
+        save_adapter(model, folder, base=settings.base.name, about={})
+    return Trained(
+        steps=len(steps),
+        tokens=sum(step.tokens for step in steps),
+        loss=round(steps[-1].loss, 4),
+        drift=round(steps[-1].drift, 4),
+        anchoring_s=round(anchored - began, 1),
+        training_s=round(trained - anchored, 1),
+    )
+
+
+def compose(settings: Settings, base: Path, adapters: Sequence[Path], folder: Path) -> Backbone:
+    """Base and adapters as they would be served, loaded."""
+    write_snapshot(base, adapters, folder, settings.base, about={})
+    return load_backbone(folder, settings.base)
+
+
+def learn(
+    settings: Settings, config: TrainingConfig, facts: Sequence[Fact], base: Path
+) -> tuple[Trained, Backbone]:
+    """Train on the base alone, and load the result; nothing is left on the disk."""
+    with TemporaryDirectory() as nowhere:
+        folder = Path(nowhere)
+        trained = train_adapter(settings, config, facts, snapshot=base, folder=folder / "adapter")
+        return trained, compose(settings, base, [folder / "adapter"], folder / "snapshot")
+
+
+def share(answers: Sequence[Answer], *suites: Suite) -> float:
+    """Of the answers of these suites, the share that contains an accepted one."""
+    marks = [answer.contained for answer in answers if answer.probe.suite in suites]
+    return round(sum(marks) / len(marks), 3)
