@@ -103,6 +103,8 @@ class TrainingConfig(Section):
     #: and at the last; in a straight line between them.
     general_share: tuple[Fraction, Fraction] = (0.25, 0.75)
     general_weight: Annotated[float, Field(ge=0.0)] = 4.0  #: of KL(head || candidate) on them
+    replay_facts: Annotated[int, Field(ge=0)] = 48  #: of earlier batches, at most; 0 turns it off
+    replay_rows: Annotated[int, Field(ge=0)] = 3  #: of these in a step, beside its others
     #: Of the mean relative shift of the changed layers' outputs on general text
     #: (adapters.moments); 0 saves the 4 in^2 bytes a layer that measuring it takes.
     shift_weight: Annotated[float, Field(ge=0.0)] = 6000.0

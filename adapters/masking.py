@@ -107,11 +107,11 @@ def draw_asked(rng: Random, fact: EncodedFact, *, backward_share: float) -> tupl
     return (pair.subject, pair.object) if is_backward else (pair.object, pair.subject)
 
 
-def fact_at(facts: Sequence[EncodedFact], *, seed: int, position: int) -> EncodedFact:
-    """The fact shown at a row's position in the whole run: every pass shuffles anew."""
+def fact_at(facts: Sequence[EncodedFact], *stream: int | str, position: int) -> EncodedFact:
+    """The fact shown at a row's position in a stream of rows: every pass shuffles anew."""
     passed, at = divmod(position, len(facts))
     order = list(range(len(facts)))
-    random_for(seed, "order", passed).shuffle(order)
+    random_for(*stream, "order", passed).shuffle(order)
     return facts[order[at]]
 
 

@@ -100,8 +100,12 @@ def _words(backbone: Backbone, statement: str) -> tuple[tuple[int, ...], ...]:
     return tuple(map(tuple, words.values()))
 
 
-def row_source(backbone: Backbone, facts: Sequence[EncodedFact], config: TrainingConfig) -> Views:
+def row_source(
+    backbone: Backbone, facts: Sequence[EncodedFact], config: TrainingConfig, *stream: str
+) -> Views:
     """The views of a batch, or of a plain control the one row that each fact has.
+
+    Rows of another stream are drawn independently.
 
     Raises ConfigurationError for an empty batch, a mask token that the vocabulary has not, or an
     objective that the base's family does not know.
@@ -111,8 +115,8 @@ def row_source(backbone: Backbone, facts: Sequence[EncodedFact], config: Trainin
     make = SOURCES[backbone.family](backbone, config)
 
     def draw(position: int) -> tuple[str, Row]:
-        fact = fact_at(facts, seed=config.seed, position=position)
-        return fact.key, make(random_for(config.seed, position), fact)
+        fact = fact_at(facts, config.seed, *stream, position=position)
+        return fact.key, make(random_for(config.seed, *stream, position), fact)
 
     return draw
 

@@ -51,6 +51,7 @@ def train(
     anchors: Anchors,
     config: TrainingConfig,
     *,
+    replayed: Sequence[EncodedFact] = (),
     checkpoints: Checkpoints | None = None,
     is_stopped: Callable[[], bool] = lambda: False,
 ) -> Iterator[TrainingStep]:
@@ -58,13 +59,15 @@ def train(
 
     loss = reconstruction + general_weight KL(head || candidate) + shift_weight (relative shift)
 
-    A training with checkpoints goes on after the latest one. Under torchrun every process calls
-    this with the same arguments and gets the same adapter.
+    Facts of earlier batches that are `replayed` are shown and restored like the new ones, in a few
+    rows of every step. A training with checkpoints goes on after the latest one. Under torchrun
+    every process calls this with the same arguments and gets the same adapter.
 
     Raises TrainingDiverged as soon as the loss explodes or a gradient is not finite, and
     TrainingStopped, with a checkpoint written, at the end of a step after which `is_stopped`.
     """
     draw = row_source(backbone, facts, config)
+    again = row_source(backbone, replayed, config, "replay") if replayed else None
     plan = plan_steps(len(facts), config, has_anchors=bool(anchors.rows))
     layers = shifted_layers(model, anchors.moments) if anchors.moments else []
     learned = [parameter for parameter in model.parameters() if parameter.requires_grad]
@@ -77,7 +80,8 @@ def train(
         part = plan[step]
         drawn = [draw(position) for position in range(part.first, part.first + part.views)]
         held = draw_anchors(anchors.rows, part.general, step=step, seed=config.seed)
-        rows = [row for _, row in drawn]
+        replay = range(step * config.replay_rows, (step + 1) * config.replay_rows)
+        rows = [row for _, row in drawn] + [again(at)[1] for at in replay if again]
 
         loss, kl = step_losses(backbone, rows, held, config)
         total = loss + config.general_weight * kl

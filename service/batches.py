@@ -3,12 +3,14 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
+from itertools import zip_longest
+from random import Random
 
 from sqlalchemy import delete, func, select
 from sqlalchemy.orm import Session
 
 from adapters.types import Direction, Fact, GivenProbe
-from service.facts import is_pending
+from service.facts import head_batches, is_pending
 from service.leases import Hold
 from service.models import (
     Batch,
@@ -17,12 +19,15 @@ from service.models import (
     MembershipOutcome,
     Refresh,
     RefreshOutcome,
+    Replay,
     TrainingLoss,
 )
 
 #: A refresh that ended so counts against its facts; being overtaken or stopped is not their fault.
 COUNTED = (RefreshOutcome.FAILED, RefreshOutcome.ABANDONED)
 
+#: Facts with these outcomes are in the adapter that was promoted.
+IN_HEAD = (MembershipOutcome.LEARNED, MembershipOutcome.UNLEARNED, MembershipOutcome.UNPROVEN)
 #: A refresh that ended so may have left a checkpoint of its training.
 INTERRUPTED = (RefreshOutcome.STOPPED, RefreshOutcome.HINDERED, RefreshOutcome.ABANDONED)
 
@@ -34,6 +39,7 @@ class ClaimedBatch:
     refresh_id: int
     batch_id: int
     facts: tuple[Fact, ...]
+    replayed: tuple[Fact, ...] = ()  #: of earlier batches, shown again beside them
 
 
 def count_pending(session: Session) -> int:
@@ -41,7 +47,14 @@ def count_pending(session: Session) -> int:
 
 
 def claim_batch(
-    session: Session, *, hold: Hold, trained_on: int, at_least: int, at_most: int, now: datetime
+    session: Session,
+    *,
+    hold: Hold,
+    trained_on: int,
+    at_least: int,
+    at_most: int,
+    replay_at_most: int = 0,
+    now: datetime,
 ) -> ClaimedBatch | None:
     """The oldest pending facts as one new batch, or None while too few are waiting.
 
@@ -66,9 +79,40 @@ def claim_batch(
     session.add(batch)
     session.flush()
     session.add_all(Membership(batch_id=batch.id, fact_id=row.id) for row in rows)
+    replayed = draw_replayed(session, at_most=replay_at_most, seed=trained_on)
+    session.add_all(Replay(batch_id=batch.id, fact_id=row.id) for row in replayed)
     return ClaimedBatch(
-        refresh_id=refresh.id, batch_id=batch.id, facts=tuple(fact_of(row) for row in rows)
+        refresh_id=refresh.id,
+        batch_id=batch.id,
+        facts=tuple(fact_of(row) for row in rows),
+        replayed=tuple(fact_of(row) for row in replayed),
     )
+
+
+def draw_replayed(session: Session, *, at_most: int, seed: int) -> list[FactRow]:
+    """Facts that the head knows, as evenly from its batches as these have them.
+
+    The same head and seed give the same facts.
+    """
+    in_head = head_batches(session)
+    known = session.execute(
+        select(Membership.batch_id, FactRow)
+        .join(FactRow, FactRow.id == Membership.fact_id)
+        .where(
+            Membership.batch_id.in_(in_head),
+            Membership.outcome.in_(IN_HEAD),
+            FactRow.superseded_by.is_(None),
+            FactRow.retracted_at.is_(None),
+        )
+        .order_by(Membership.batch_id, FactRow.id)
+    ).all()
+    by_batch: dict[int, list[FactRow]] = {}
+    for batch_id, row in known:
+        by_batch.setdefault(batch_id, []).append(row)
+    for batch_id, rows in by_batch.items():
+        Random(f"{seed}/{batch_id}").shuffle(rows)
+    taken = [row for turn in zip_longest(*by_batch.values()) for row in turn if row is not None]
+    return sorted(taken[:at_most], key=lambda row: row.id)
 
 
 def _interrupted(session: Session, trained_on: int) -> list[FactRow]:

@@ -181,6 +181,15 @@ class Membership(Base):
     decided_at: Mapped[datetime | None]
 
 
+class Replay(Base):
+    """A fact of an earlier batch that was shown again while another one was trained."""
+
+    __tablename__ = "replays"
+
+    batch_id: Mapped[int] = mapped_column(ForeignKey("batches.id"), primary_key=True)
+    fact_id: Mapped[int] = mapped_column(ForeignKey("facts.id"), primary_key=True, index=True)
+
+
 class TrainingLoss(Base):
     """The loss curve."""
 

@@ -122,6 +122,7 @@ def run_refresh(
                 trained_on=head.release_id,
                 at_least=at_least,
                 at_most=settings.schedule.at_most,
+                replay_at_most=settings.training.replay_facts,
                 now=_now(),
             )
         if claimed is None:
@@ -161,6 +162,7 @@ class _Run:
         self.stopping = stopping
         self.places = Places(settings.state_dir)
         self.timings: dict[str, float] = {}
+        self.replayed: list[EncodedFact] = []
         self.precision: str | None = None  #: what the training computes in
 
     def learn(self) -> RefreshEnd:
@@ -193,6 +195,7 @@ class _Run:
             folder = snapshot_of(settings, self.engine, self.head.release_id)
             backbone = load_backbone(folder, settings.base)
             facts = self._encode(backbone, claimed.facts)
+            self.replayed = [encode_fact(backbone, fact) for fact in claimed.replayed]
         kept = {fact.key for fact in facts}
         probes = [
             probe
@@ -285,6 +288,7 @@ class _Run:
                         facts,
                         anchors,
                         config,
+                        replayed=self.replayed,
                         checkpoints=self._checkpoints(facts),
                         is_stopped=lambda: self.stopping.is_asked,
                     ):
@@ -362,6 +366,7 @@ class _Run:
         return {
             "refresh": self.claimed.refresh_id,
             "facts": [int(fact.key) for fact in self.claimed.facts],
+            "replayed": [int(fact.key) for fact in self.claimed.replayed],
             "base": self.head.recipe.base_digest,
             "trained_on": list(self.head.recipe.adapter_digests),
             "training": self.settings.training.model_dump(mode="json"),

@@ -20,6 +20,7 @@ from service.models import (
     ProbeAnswer,
     Refresh,
     Release,
+    Replay,
     TrainingLoss,
 )
 
@@ -162,6 +163,7 @@ class AdapterDetail(AdapterView):
     about: dict[str, Any]
     releases: list[int]
     fact_ids: list[int]
+    replayed_ids: list[int]  #: facts of earlier batches that were shown again in its training
 
 
 class ReleaseView(View):
@@ -334,6 +336,13 @@ def show_adapter(session: Session, adapter_id: int) -> AdapterDetail:
         **_adapter_fields(session, row, in_head),
         releases=lineage.releases_with(session, adapter_id),
         fact_ids=_facts_of(session, row.refresh_id),
+        replayed_ids=list(
+            session.scalars(
+                select(Replay.fact_id)
+                .where(Replay.batch_id == row.batch_id)
+                .order_by(Replay.fact_id)
+            )
+        ),
     )
 
 

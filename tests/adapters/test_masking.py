@@ -105,7 +105,7 @@ def test_every_pass_shows_every_fact_once() -> None:
         EncodedFact(key=str(at), statement="", ids=(1,), words=((0,),), pairs=()) for at in range(7)
     ]
     for start in (0, 7, 700):
-        seen = {fact_at(facts, seed=3, position=start + at).key for at in range(7)}
+        seen = {fact_at(facts, 3, position=start + at).key for at in range(7)}
         assert seen == {fact.key for fact in facts}
 
 

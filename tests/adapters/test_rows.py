@@ -8,6 +8,7 @@ import pytest
 from adapters.backbones import Backbone, encode_text
 from adapters.config import TrainingConfig
 from adapters.errors import ConfigurationError, UnsafeText
+from adapters.objectives import Row
 from adapters.questions import probes_of
 from adapters.rows import encode_fact, row_source
 from adapters.suites import read_relations
@@ -218,3 +219,91 @@ def test_the_plain_control_shows_nothing_of_the_fact(tiny: Backbone) -> None:
 def test_an_empty_batch_is_refused(tiny: Backbone) -> None:
     with pytest.raises(ConfigurationError, match="no facts"):
         row_source(tiny, [], CONFIG)
+
+
+# The diffusion family.
+
+
+def hidden_of(backbone: Backbone, row: Row) -> list[bool]:
+    """Which target tokens the row masks; the others are shown as they are."""
+    assert row.shown is not None
+    hidden = [token == backbone.mask_id for token in row.shown]
+    kept = zip(row.shown, row.target, hidden, strict=True)
+    assert all(shown == token for shown, token, off in kept if not off)
+    return hidden
+
+
+def test_a_diffusion_models_masked_view_is_the_statement_alone(tiny_llada: Backbone) -> None:
+    fact = encode_fact(tiny_llada, FACTS[0])
+    draw = row_source(tiny_llada, [fact], MASKED)
+    tokenizer = tiny_llada.tokenizer
+    for position in range(40):
+        _, row = draw(position)
+        assert row.prompt == (tokenizer.bos_token_id,)
+        assert row.target == (*fact.ids, tokenizer.eos_token_id)
+        assert len(hidden_of(tiny_llada, row)) == len(row.target)
+
+
+@pytest.mark.parametrize("config", [IN_QUESTION, ABOUT])
+def test_a_diffusion_model_is_asked_as_any_other_and_restores_a_masked_answer(
+    tiny: Backbone, tiny_llada: Backbone, config: TrainingConfig
+) -> None:
+    fact = encode_fact(tiny_llada, FACTS[0])
+    draw = row_source(tiny_llada, [fact], config)
+    frame = tiny_llada.frame
+    asked = set()
+    for position in range(60):
+        _, row = draw(position)
+        assert row.target == (*fact.ids, frame.end)
+        turn = row.prompt[len(frame.before) : -len(frame.between)]
+        asked.add(tiny_llada.tokenizer.decode(turn))
+    assert asked == {turn for at, turn in turns(tiny, config) if at == 0}
+
+
+@pytest.mark.parametrize("config", [MASKED, IN_QUESTION, ABOUT, CONFIG])
+def test_a_masked_token_counts_one_over_the_ratio_and_a_prompt_is_never_masked(
+    tiny_llada: Backbone, config: TrainingConfig
+) -> None:
+    draw = row_source(tiny_llada, [encode_fact(tiny_llada, fact) for fact in FACTS], config)
+    low, high = config.mask_ratio
+    for position in range(60):
+        _, row = draw(position)
+        hidden = hidden_of(tiny_llada, row)
+        assert row.weights is not None
+        counted = [weight for weight in row.weights if weight]
+        assert [bool(weight) for weight in row.weights] == hidden
+        assert len(set(counted)) <= 1
+        assert all(1 / high <= weight <= 1 / low for weight in counted)
+        assert tiny_llada.mask_id not in row.prompt
+        assert row.length == len(row.target)
+
+
+def test_the_ratio_of_a_diffusion_models_row_is_the_share_that_it_masks(
+    tiny_llada: Backbone,
+) -> None:
+    at_half = CONFIG.model_copy(update={"mask_ratio": (0.5, 0.5)})
+    draw = row_source(tiny_llada, [encode_fact(tiny_llada, fact) for fact in FACTS], at_half)
+    rows = [draw(position)[1] for position in range(300)]
+    hidden = [off for row in rows for off in hidden_of(tiny_llada, row)]
+    assert sum(hidden) / len(hidden) == pytest.approx(0.5, abs=0.03)
+    assert all(weight in (0.0, 2.0) for row in rows for weight in row.weights or ())
+
+
+def test_every_token_of_a_diffusion_models_answer_is_masked_at_times(tiny_llada: Backbone) -> None:
+    """The end token, too: else the model would never learn to end."""
+    draw = row_source(tiny_llada, [encode_fact(tiny_llada, FACTS[0])], ABOUT)
+    columns = zip(*(hidden_of(tiny_llada, draw(at)[1]) for at in range(60)), strict=True)
+    assert all(any(column) and not all(column) for column in columns)
+
+
+@pytest.mark.parametrize("objective", ["plain", "plain_raw"])
+def test_a_diffusion_model_knows_one_objective(tiny_llada: Backbone, objective: str) -> None:
+    config = CONFIG.model_copy(update={"objective": objective})
+    with pytest.raises(ConfigurationError, match=f"training.objective is {objective}, which a dif"):
+        row_source(tiny_llada, [encode_fact(tiny_llada, FACTS[0])], config)
+
+
+def test_a_diffusion_model_without_a_mask_is_refused(tiny_llada: Backbone) -> None:
+    fact = encode_fact(tiny_llada, FACTS[0])
+    with pytest.raises(ConfigurationError, match=r"base\.mask_token"):
+        row_source(replace(tiny_llada, mask_id=None), [fact], CONFIG)

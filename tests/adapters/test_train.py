@@ -14,8 +14,8 @@ from adapters.config import BaseConfig, TrainingConfig
 from adapters.errors import TrainingDiverged, TrainingStopped
 from adapters.lora import attach, attached, save_adapter, set_precision
 from adapters.moments import relative_shift, shifted_layers
-from adapters.objectives import predict
-from adapters.rows import encode_fact
+from adapters.objectives import divisors, predict, reconstruction_loss
+from adapters.rows import encode_fact, row_source
 from adapters.suites import GeneralPrompts
 from adapters.train import TrainingStep, draw_anchors, plan_steps, train
 from adapters.types import Fact
@@ -247,3 +247,26 @@ def test_a_lora_taken_off_leaves_the_model_as_it_was(tiny: Backbone) -> None:
     after = dict(tiny.model.named_parameters())
     assert before.keys() == after.keys()
     assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+def test_replayed_facts_are_restored_beside_the_new_ones(tiny: Backbone) -> None:
+    """Of two facts that the head does not know, the replayed one is learned as well."""
+    config = CONFIG.model_copy(update={**LONG, "replay_rows": 2})
+    new, old = (encode_fact(tiny, fact) for fact in FACTS)
+
+    def loss_on_old() -> float:
+        rows = [row_source(tiny, [old], config)(at)[1] for at in range(8)]
+        seen = predict(tiny.model, rows)
+        logits = tiny.model.lm_head(seen.states_ND)
+        return reconstruction_loss(logits, seen, divisors(rows, "minibatch")).item()
+
+    before = loss_on_old()
+    with attached(tiny, config) as model:
+        steps = list(train(tiny, model, [new], NO_ANCHORS, config, replayed=[old]))
+        replayed = loss_on_old()
+    with attached(tiny, config) as model:
+        alone = list(train(tiny, model, [new], NO_ANCHORS, config))
+        not_replayed = loss_on_old()
+    assert replayed < 0.95 * not_replayed < before
+    assert [step.facts for step in steps] == [step.facts for step in alone]
+    assert steps[0].tokens > alone[0].tokens

@@ -11,7 +11,7 @@ from service.batches import ClaimedBatch
 from service.db import reading, writing
 from service.facts import FactState
 from service.leases import Hold
-from service.models import FactRow, Refresh, RefreshOutcome
+from service.models import FactRow, Refresh, RefreshOutcome, Replay
 
 LEASE_S = 60.0
 ATTEMPTS = 3
@@ -149,3 +149,105 @@ def test_a_successor_ends_what_a_dead_process_left_behind(
     with reading(engine) as session:
         refresh = session.get_one(Refresh, refresh_id)
         assert (refresh.outcome, refresh.ended_at) == (RefreshOutcome.ABANDONED, later)
+
+
+def test_an_interrupted_batch_is_claimed_again_as_it_was(
+    engine: Engine,
+    store: Callable[..., list[int]],
+    claim: Callable[..., ClaimedBatch],
+    hold: Hold,
+    now: datetime,
+) -> None:
+    store("One.", "Two.")
+    first = claim(hold)
+    end(engine, first.refresh_id, RefreshOutcome.STOPPED, now)
+    store("Three.")
+    again = claim(hold, at_least=3)
+    assert again.facts == first.facts
+    assert again.refresh_id != first.refresh_id
+
+
+@pytest.mark.parametrize("outcome", [RefreshOutcome.FAILED, RefreshOutcome.OVERTAKEN])
+def test_a_batch_that_was_not_interrupted_is_claimed_with_all_that_waits(
+    engine: Engine,
+    store: Callable[..., list[int]],
+    claim: Callable[..., ClaimedBatch],
+    hold: Hold,
+    now: datetime,
+    outcome: RefreshOutcome,
+) -> None:
+    store("One.", "Two.")
+    end(engine, claim(hold).refresh_id, outcome, now)
+    store("Three.")
+    assert len(claim(hold).facts) == 3
+
+
+def test_an_interrupted_batch_that_lost_a_fact_is_a_new_one(
+    engine: Engine,
+    store: Callable[..., list[int]],
+    claim: Callable[..., ClaimedBatch],
+    hold: Hold,
+    now: datetime,
+) -> None:
+    ids = store("One.", "Two.")
+    end(engine, claim(hold).refresh_id, RefreshOutcome.ABANDONED, now)
+    with writing(engine) as session:
+        facts.retract(session, ids[0], now=now)
+    store("Three.")
+    assert [fact.statement for fact in claim(hold).facts] == ["Two.", "Three."]
+
+
+def replayed(engine: Engine, at_most: int, seed: int = 1) -> list[int]:
+    with reading(engine) as session:
+        return [row.id for row in batches.draw_replayed(session, at_most=at_most, seed=seed)]
+
+
+def test_facts_of_all_batches_in_the_head_are_replayed_about_equally(
+    engine: Engine, store: Callable[..., list[int]], promote: Callable[[], int]
+) -> None:
+    first = store(*(f"One {at}." for at in range(6)))
+    promote()
+    second = store("Two.")
+    promote()
+    third = store(*(f"Three {at}." for at in range(6)))
+    promote()
+    store("Waiting.")
+    assert replayed(engine, 100) == [*first, *second, *third]
+    few = replayed(engine, 5)
+    assert [len({*few} & {*ids}) for ids in (first, second, third)] == [2, 1, 2]
+    assert replayed(engine, 5) == few
+    assert len({tuple(replayed(engine, 5, seed)) for seed in range(10)}) > 3
+    assert replayed(engine, 0) == []
+
+
+def test_what_was_retracted_or_rejected_is_not_replayed(
+    engine: Engine,
+    store: Callable[..., list[int]],
+    promote: Callable[[], int],
+    reject: Callable[[], int],
+    now: datetime,
+) -> None:
+    kept, gone = store("One.", "Two.")
+    promote()
+    store("Three.")
+    reject()
+    with writing(engine) as session:
+        facts.retract(session, gone, now=now)
+    assert replayed(engine, 10) == [kept]
+
+
+def test_what_a_batch_replays_is_recorded_with_it(
+    engine: Engine, store: Callable[..., list[int]], promote: Callable[[], int], now: datetime
+) -> None:
+    (known,) = store("One.")
+    promote()
+    store("Two.")
+    with writing(engine) as session:
+        hold = leases.acquire(session, leases.REFRESH, owner="it", now=now, lease_s=LEASE_S)
+        claimed = batches.claim_batch(
+            session, hold=hold, trained_on=2, at_least=1, at_most=9, replay_at_most=5, now=now
+        )
+    assert claimed is not None
+    assert [fact.statement for fact in claimed.replayed] == ["One."]
+    with reading(engine) as session:
+        assert session.get(Replay, (claimed.batch_id, known)) is not None
