@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 
 import torch
+from torch import Tensor
 from transformers import DynamicCache
 
 from adapters.backbones import Backbone, encode_text
@@ -36,40 +37,70 @@ def answer_all(
 
 @torch.inference_mode()
 def _greedy(backbone: Backbone, prompts: list[list[int]], *, at_most_tokens: int) -> list[str]:
-    """The template's own opening is read once for all prompts; what differs stands behind it.
+    """The likeliest token each time, until the turn ends or the answer is full.
+
+    The template's own opening is read once for all prompts; what differs stands behind it, padded
+    on the left. An answer that has ended is taken out, so nobody waits for the longest one.
+    """
+    end = backbone.frame.end
+    cache, mask_BT, token_B = _read_prompts(backbone, prompts)
+    position_B = mask_BT.sum(dim=-1)
+    answers: list[list[int]] = [[] for _ in prompts]
+    rows = list(range(len(prompts)))
+    for length in range(1, at_most_tokens + 1):
+        tokens = token_B.tolist()
+        going = [at for at, token in enumerate(tokens) if token != end]
+        for at in going:
+            answers[rows[at]].append(tokens[at])
+        if not going or length == at_most_tokens:
+            break
+        if len(going) < len(rows):
+            rows, chosen = [rows[at] for at in going], torch.tensor(going, device=token_B.device)
+            cache.batch_select_indices(chosen)
+            mask_BT, token_B, position_B = mask_BT[chosen], token_B[chosen], position_B[chosen]
+        mask_BT = torch.cat([mask_BT, torch.ones_like(mask_BT[:, :1])], dim=1)
+        states_BTD = backbone.model.model(
+            input_ids=token_B[:, None],
+            attention_mask=mask_BT,
+            position_ids=position_B[:, None],
+            past_key_values=cache,
+            use_cache=True,
+        ).last_hidden_state
+        token_B = backbone.model.lm_head(states_BTD[:, -1]).argmax(dim=-1)
+        position_B = position_B + 1
+    decode = backbone.tokenizer.decode
+    return [str(decode(answer, skip_special_tokens=True)).strip() for answer in answers]
+
+
+def _read_prompts(
+    backbone: Backbone, prompts: list[list[int]]
+) -> tuple[DynamicCache, Tensor, Tensor]:
+    """What was read, which of it counts (B, T), and the first token of each answer (B,).
 
     A row is opening, padding, rest: the mask hides the padding, and positions count what it shows.
     """
-    opening = list(backbone.frame.before)
-    end, device = backbone.frame.end, backbone.model.device
+    opening, device = list(backbone.frame.before), backbone.model.device
     rests = [ids[len(opening) :] for ids in prompts]
     width = max(map(len, rests))
-    padding = [width - len(rest) for rest in rests]
+    padding = torch.tensor([width - len(rest) for rest in rests], device=device)
     ids_BT = torch.tensor(
-        [opening + [end] * pads + rest for pads, rest in zip(padding, rests, strict=True)],
-        device=device,
+        [[backbone.frame.end] * (width - len(rest)) + rest for rest in rests], device=device
     )
-    mask_BT = torch.ones_like(ids_BT)
-    for row, pads in enumerate(padding):
-        mask_BT[row, len(opening) : len(opening) + pads] = 0
+    shown_BT = (torch.arange(width, device=device) >= padding[:, None]).long()
+    mask_BT = torch.cat([shown_BT.new_ones(len(rests), len(opening)), shown_BT], dim=1)
     cache = DynamicCache()
     backbone.model.model(
-        input_ids=ids_BT[:1, : len(opening)], past_key_values=cache, use_cache=True
+        input_ids=torch.tensor([opening], device=device), past_key_values=cache, use_cache=True
     )
     cache.batch_repeat_interleave(len(prompts))
-    made_BT = backbone.model.generate(
+    states_BTD = backbone.model.model(
         input_ids=ids_BT,
         attention_mask=mask_BT,
+        position_ids=(mask_BT.cumsum(dim=-1) - 1)[:, len(opening) :],
         past_key_values=cache,
         use_cache=True,
-        max_new_tokens=at_most_tokens,
-        do_sample=False,
-        eos_token_id=end,
-        pad_token_id=end,
-    )[:, ids_BT.shape[1] :]
-    return [
-        str(backbone.tokenizer.decode(row, skip_special_tokens=True)).strip() for row in made_BT
-    ]
+    ).last_hidden_state
+    return cache, mask_BT, backbone.model.lm_head(states_BTD[:, -1]).argmax(dim=-1)
 
 
 #: How each family answers prompts: (backbone, prompts, at_most_tokens=...) -> texts.

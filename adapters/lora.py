@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
+from torch import Tensor
 
 from adapters.backbones import DTYPES, Backbone
 from adapters.config import TrainingConfig
@@ -26,8 +27,24 @@ def set_precision(backbone: Backbone, config: TrainingConfig) -> str:
     precision = config.precision
     if precision == "auto":
         precision = "bfloat16" if _has_bfloat16(backbone.model.device) else "float32"
+    exact = _ExactHead(backbone.model.lm_head)
     backbone.model.to(DTYPES[precision])
+    backbone.model.lm_head = exact
     return precision
+
+
+class _ExactHead(torch.nn.Module):
+    """The vocabulary layer in fp32, whatever the states are.
+
+    Logits of 16 and more lie an eighth apart in bfloat16, which is more than a candidate drifts.
+    """
+
+    def __init__(self, head: torch.nn.Linear) -> None:
+        super().__init__()
+        self.weight = torch.nn.Parameter(head.weight.detach().float(), requires_grad=False)
+
+    def forward(self, states: Tensor) -> Tensor:
+        return torch.nn.functional.linear(states.float(), self.weight)
 
 
 def _has_bfloat16(device: torch.device) -> bool:

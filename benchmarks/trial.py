@@ -45,6 +45,7 @@ def train_adapter(
     *,
     snapshot: Path,
     folder: Path,
+    replayed: Sequence[Fact] = (),
 ) -> Trained:
     """Train one adapter on a snapshot and write it to the folder."""
     backbone = load_backbone(snapshot, settings.base)
@@ -60,7 +61,8 @@ def train_adapter(
     anchored = time.monotonic()
     encoded = [encode_fact(backbone, fact) for fact in facts]
     with attached(backbone, config) as model:
-        steps = list(train(backbone, model, encoded, anchors, config))
+        again = [encode_fact(backbone, fact) for fact in replayed]
+        steps = list(train(backbone, model, encoded, anchors, config, replayed=again))
         trained = time.monotonic()
         save_adapter(model, folder, base=settings.base.name, about={})
     return Trained(

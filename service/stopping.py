@@ -18,8 +18,12 @@ class Stopping:
     """
 
     def __init__(self) -> None:
-        self.is_asked = False
+        self._asked: str | None = None
         self._is_deferred = False
+
+    @property
+    def is_asked(self) -> bool:
+        return self._asked is not None
 
     @contextmanager
     def listening(self) -> Iterator["Stopping"]:
@@ -33,15 +37,20 @@ class Stopping:
 
     @contextmanager
     def deferred(self) -> Iterator[None]:
-        """The block looks at `is_asked` itself, where it can stop without losing anything."""
+        """The block looks at `is_asked` itself, where it can stop without losing anything.
+
+        Raises Stopped at its end where it did not look any more.
+        """
         self._is_deferred = True
         try:
             yield
         finally:
             self._is_deferred = False
+        if self._asked:
+            raise Stopped(self._asked)
 
     def _on_signal(self, number: int, _: FrameType | None) -> None:
-        if self._is_deferred and not self.is_asked:
-            self.is_asked = True
-            return
-        raise Stopped(f"Stopped by {signal.Signals(number).name}.")
+        is_first = self._asked is None
+        self._asked = f"Stopped by {signal.Signals(number).name}."
+        if not (self._is_deferred and is_first):
+            raise Stopped(self._asked)
