@@ -1,5 +1,7 @@
 """Answers: the shared opening and the padding change nothing."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -14,24 +16,31 @@ QUESTIONS = [
 ]
 
 
+@torch.inference_mode()
+def plain_ids(backbone: Backbone, question: str) -> list[int]:
+    """One call of transformers' own generation for one question."""
+    ids = torch.tensor([prompt_ids(backbone, question)])
+    made = backbone.model.generate(
+        input_ids=ids,
+        attention_mask=torch.ones_like(ids),
+        max_new_tokens=12,
+        do_sample=False,
+        eos_token_id=backbone.frame.end,
+        pad_token_id=backbone.frame.end,
+    )
+    return [int(token) for token in made[0, ids.shape[1] :]]
+
+
+def plain_answer(backbone: Backbone, question: str) -> str:
+    ids = [token for token in plain_ids(backbone, question) if token != backbone.frame.end]
+    return str(backbone.tokenizer.decode(ids, skip_special_tokens=True)).strip()
+
+
 @pytest.mark.parametrize("minibatch", [1, 3, 32])
 def test_answers_are_those_of_a_plain_greedy_generation_one_by_one(
     tiny: Backbone, minibatch: int
 ) -> None:
-    expected = []
-    for question in QUESTIONS:
-        ids = torch.tensor([prompt_ids(tiny, question)])
-        with torch.inference_mode():
-            made = tiny.model.generate(
-                input_ids=ids,
-                attention_mask=torch.ones_like(ids),
-                max_new_tokens=12,
-                do_sample=False,
-                eos_token_id=tiny.frame.end,
-                pad_token_id=tiny.frame.end,
-            )
-        text = tiny.tokenizer.decode(made[0, ids.shape[1] :], skip_special_tokens=True)
-        expected.append(str(text).strip())
+    expected = [plain_answer(tiny, question) for question in QUESTIONS]
     answers = dict(answer_all(tiny, QUESTIONS, at_most_tokens=12, minibatch=minibatch))
     assert [answers[at] for at in range(len(QUESTIONS))] == expected
     assert len(set(expected)) > 1
@@ -39,3 +48,16 @@ def test_answers_are_those_of_a_plain_greedy_generation_one_by_one(
 
 def test_no_question_is_no_answer(tiny: Backbone) -> None:
     assert dict(answer_all(tiny, [], at_most_tokens=4)) == {}
+
+
+def test_answers_that_end_early_leave_the_others_as_they_are(tiny: Backbone) -> None:
+    """The turn's end is moved to tokens that do come, so that answers are of many lengths."""
+    lengths = set()
+    for at in (0, 2, 5):
+        end = plain_ids(tiny, QUESTIONS[0])[at]
+        ending = replace(tiny, frame=replace(tiny.frame, end=end))
+        expected = [plain_answer(ending, question) for question in QUESTIONS]
+        lengths |= {len(plain_ids(ending, question)) for question in QUESTIONS}
+        answers = dict(answer_all(ending, QUESTIONS, at_most_tokens=12))
+        assert [answers[at] for at in range(len(QUESTIONS))] == expected
+    assert len(lengths) > 2

@@ -239,6 +239,7 @@ def test_the_base_is_of_the_precision_asked_for_and_the_adapter_always_fp32(
             if not parameter.requires_grad and "lm_head" not in name
         ]
     assert all(torch.isfinite(torch.tensor(losses)))
+    assert tiny.model.lm_head(torch.ones(1, 32, dtype=torch.bfloat16)).dtype is torch.float32
     assert set(learned) == {torch.float32}
     assert set(frozen) == {getattr(torch, precision)}
 
