@@ -89,7 +89,7 @@ class TrainingConfig(Section):
     target_modules: tuple[Projection, ...] = ("gate_proj", "up_proj", "down_proj")
     rate: Positive = 1e-3  #: the peak, after the warm-up; a cosine leads down from it
     warmup_steps: Annotated[int, Field(ge=1)] = 5
-    views_per_fact: Annotated[int, Field(ge=1)] = 60  #: of each fact in a training (adapters.rows)
+    views_per_fact: Annotated[int, Field(ge=1)] = 80  #: of each fact in a training (adapters.rows)
     rows_per_step: Annotated[int, Field(ge=1)] = 12  #: facts' rows and general ones together
     weight_decay: Annotated[float, Field(ge=0.0)] = 0.0
     max_norm: Positive = 1.0  #: of the gradient
