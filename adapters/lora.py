@@ -41,6 +41,7 @@ class _ExactHead(torch.nn.Module):
 
     def __init__(self, head: torch.nn.Linear) -> None:
         super().__init__()
+        self.bias = None  # as a Linear without one has it
         self.weight = torch.nn.Parameter(head.weight.detach().float(), requires_grad=False)
 
     def forward(self, states: Tensor) -> Tensor:

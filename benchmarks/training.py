@@ -14,7 +14,7 @@ import argparse
 import json
 import time
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -57,7 +57,7 @@ def main() -> None:
     options = parser.parse_args()
     warnings.simplefilter("ignore")
     settings = load_settings(options.config)
-    backbone = load_backbone(ready_base(settings, options.base), settings.base)
+    base = ready_base(settings, options.base)
     config = settings.training.model_copy(
         update={
             "precision": options.precision,
@@ -66,7 +66,14 @@ def main() -> None:
             "views_per_fact": 1000,  # more than is asked for
         }
     )
-    precision = set_precision(backbone, config)
+
+    def load() -> Backbone:
+        """A model of its own for each run: SFTTrainer leaves traces in the one it had."""
+        backbone = load_backbone(base, settings.base)
+        set_precision(backbone, config)
+        return backbone
+
+    backbone = load()
     facts = [
         encode_fact(backbone, Fact(key=str(at), statement=fact.statement, subject=fact.subject,
                                    object=fact.object))
@@ -74,11 +81,11 @@ def main() -> None:
     ]  # fmt: skip
     draw, steps = row_source(backbone, facts, config), WARM_UP + options.steps
     rows = [draw(position)[1] for position in range(steps * config.rows_per_step)]
-    difference = gradients_differ_by(backbone, config, rows[: config.rows_per_step])
-    print(f"gradients: relative difference {difference:.1e} ({precision})", flush=True)
-    rounds = [one_round(backbone, config, facts, rows, steps) for _ in range(options.rounds)]
+    difference = gradients_differ_by(load(), config, rows[: config.rows_per_step])
+    print(f"gradients: relative difference {difference:.1e}", flush=True)
+    rounds = [one_round(load, config, facts, rows, steps) for _ in range(options.rounds)]
     result = {
-        "precision": precision,
+        "precision": str(next(backbone.model.parameters()).dtype),
         "gradients_differ_by": difference,
         "tokens_per_s": spread([own for own, _, _ in rounds]),
         "peer_tokens_per_s": spread([default for _, default, _ in rounds]),
@@ -91,7 +98,7 @@ def main() -> None:
 
 
 def one_round(
-    backbone: Backbone,
+    load: Callable[[], Backbone],
     config: TrainingConfig,
     facts: Sequence[EncodedFact],
     rows: Sequence[Row],
@@ -100,6 +107,7 @@ def one_round(
     """Tokens a second of this project, of SFTTrainer's defaults, and of its best settings."""
     size = config.rows_per_step
     tokens = sum(len(row.prompt) + len(row.target) for row in rows[WARM_UP * size :])
+    backbone = load()
     with attached(backbone, config) as model:
         running = train(backbone, model, facts, NO_ANCHORS, config)
         for _ in range(WARM_UP):
@@ -109,7 +117,7 @@ def one_round(
         own = counted / (time.perf_counter() - began)
         running.close()
     assert counted == tokens, "both sides must read the same sequences"
-    default, tuned = (tokens / peer_seconds(backbone, config, rows, **how) for how in ({}, TUNED))
+    default, tuned = (tokens / peer_seconds(load(), config, rows, **how) for how in ({}, TUNED))
     print(f"{own:.0f} tokens/s; SFTTrainer {default:.0f}, tuned {tuned:.0f}", flush=True)
     return own, default, tuned
 
