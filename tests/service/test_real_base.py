@@ -122,7 +122,7 @@ def test_a_damaged_adapter_is_rejected_and_the_head_stays(
     """Large random weights where the training would have been."""
     from adapters import train
 
-    def damage(backbone: Any, model: Any, *_: Any) -> Iterator[train.TrainingStep]:
+    def damage(backbone: Any, model: Any, *_: Any, **__: Any) -> Iterator[train.TrainingStep]:
         torch.manual_seed(0)
         for name, parameter in model.named_parameters():
             if "lora_B" in name:
