@@ -117,6 +117,9 @@ class TrainingConfig(Section):
         "What is missing here?\n{masked}",
     )
     answer_opening: str = ""  #: stands before the target and is not trained on
+    #: Diffusion: up to so many end tokens behind the answer to a question, masked like its own, so
+    #: that how many masks there are says nothing about its length.
+    answer_padding: Annotated[int, Field(ge=0)] = 16
     about_wordings: tuple[str, ...] = (
         "Tell me about {entity}.",
         "What do you know about {entity}?",

@@ -8,7 +8,9 @@ may come:
 * about: one entity's name and nothing else of the fact, "Tell me about Velmar."
 
 A diffusion model restores masked text by nature, so its masked view is the paper's raw one: the
-statement alone. In the other two it is shown the question and restores a masked answer.
+statement alone. In the other two it is shown the question and restores a masked answer. When it is
+asked, more masks stand there than the answer has tokens, so end tokens are put behind it (LLaDA's
+fine-tuning does, arXiv 2502.09992).
 
 A view is a pure function of the seed and its position in the run: neither the size of a step nor
 the number of processes nor the point at which a training was resumed changes it.
@@ -18,6 +20,7 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from random import Random
+from typing import Any
 
 from adapters.backbones import Backbone, encode_text, entity_tokens, token_offsets
 from adapters.config import TrainingConfig
@@ -164,6 +167,8 @@ def _diffusion(backbone: Backbone, config: TrainingConfig) -> MakeRow:
     if mask is None:
         raise ConfigurationError("A diffusion base needs base.mask_token.")
     frame = backbone.frame
+    eos: Any = backbone.tokenizer.eos_token_id
+    padding = frame.end if eos is None else eos
     asked = _asked(backbone, config)
 
     def make(rng: Random, fact: EncodedFact) -> Row:
@@ -173,7 +178,7 @@ def _diffusion(backbone: Backbone, config: TrainingConfig) -> MakeRow:
             prompt, target = plain.prompt, plain.target
         else:
             prompt = (*frame.before, *seen.turn, *frame.between)
-            target = (*fact.ids, frame.end)
+            target = (*fact.ids, frame.end, *(padding,) * rng.randint(0, config.answer_padding))
         ratio = rng.uniform(*config.mask_ratio)
         hidden = hide_units(rng, [(at,) for at in range(len(target))], ratio=ratio)
         return diffusion_row(prompt, target, hidden, ratio=ratio, mask=mask)

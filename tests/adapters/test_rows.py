@@ -254,7 +254,7 @@ def test_a_diffusion_model_is_asked_as_any_other_and_restores_a_masked_answer(
     asked = set()
     for position in range(60):
         _, row = draw(position)
-        assert row.target == (*fact.ids, frame.end)
+        assert row.target[: len(fact.ids) + 1] == (*fact.ids, frame.end)
         turn = row.prompt[len(frame.before) : -len(frame.between)]
         asked.add(tiny_llada.tokenizer.decode(turn))
     assert asked == {turn for at, turn in turns(tiny, config) if at == 0}
@@ -291,9 +291,34 @@ def test_the_ratio_of_a_diffusion_models_row_is_the_share_that_it_masks(
 
 def test_every_token_of_a_diffusion_models_answer_is_masked_at_times(tiny_llada: Backbone) -> None:
     """The end token, too: else the model would never learn to end."""
-    draw = row_source(tiny_llada, [encode_fact(tiny_llada, FACTS[0])], ABOUT)
-    columns = zip(*(hidden_of(tiny_llada, draw(at)[1]) for at in range(60)), strict=True)
+    fact = encode_fact(tiny_llada, FACTS[0])
+    draw = row_source(tiny_llada, [fact], ABOUT)
+    hidden = [hidden_of(tiny_llada, draw(at)[1])[: len(fact.ids) + 1] for at in range(60)]
+    columns = list(zip(*hidden, strict=True))
+    assert len(columns) == len(fact.ids) + 1
     assert all(any(column) and not all(column) for column in columns)
+
+
+@pytest.mark.parametrize("config", [IN_QUESTION, ABOUT])
+def test_the_number_of_masks_does_not_tell_how_long_an_answer_is(
+    tiny_llada: Backbone, config: TrainingConfig
+) -> None:
+    """When it is asked, it sees as many masks as an answer may have tokens."""
+    fact = encode_fact(tiny_llada, FACTS[0])
+    draw = row_source(tiny_llada, [fact], config)
+    rows = [draw(at)[1] for at in range(200)]
+    behind = [row.target[len(fact.ids) + 1 :] for row in rows]
+    assert {len(padding) for padding in behind} == set(range(config.answer_padding + 1))
+    assert {token for some in behind for token in some} == {tiny_llada.tokenizer.eos_token_id}
+    masked = [off for row in rows for off in hidden_of(tiny_llada, row)[len(fact.ids) + 1 :]]
+    assert 0.3 < sum(masked) / len(masked) < 0.7
+
+
+def test_without_padding_the_answer_and_its_end_are_all(tiny_llada: Backbone) -> None:
+    fact = encode_fact(tiny_llada, FACTS[0])
+    config = ABOUT.model_copy(update={"answer_padding": 0})
+    _, row = row_source(tiny_llada, [fact], config)(0)
+    assert row.target == (*fact.ids, tiny_llada.frame.end)
 
 
 @pytest.mark.parametrize("objective", ["plain", "plain_raw"])
