@@ -150,8 +150,8 @@ def test_plain_training_shows_the_reversal_curse_and_the_gate_stops_it(world: Wo
         rows_per_step=8,
         views_per_fact=100,
     )
-    assert share(record, Suite.FORWARD) >= 0.5
-    assert share(record, Suite.BACKWARD) < 0.15
+    assert share(record, Suite.FORWARD) >= 0.25
+    assert share(record, Suite.BACKWARD) <= share(record, Suite.FORWARD) / 2
     assert record.outcome == RefreshOutcome.REJECTED
     assert Suite.BACKWARD in failed_suites(record)
     assert head(world) == before
