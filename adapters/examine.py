@@ -15,7 +15,7 @@ from adapters.backbones import Backbone
 from adapters.probes import ask, grade, score_passages
 from adapters.store import canonical_digest, sync
 from adapters.suites import RegressionSuite
-from adapters.types import Answer, PassageScore, Probe
+from adapters.types import Answer, PassageScore, Probe, Suite
 
 Report = Callable[[int, int], None]  #: (questions done, questions in all)
 
@@ -26,6 +26,16 @@ class Examination:
 
     answers: tuple[Answer, ...]
     passages: tuple[PassageScore, ...]
+
+    def of_probes(self, probes: Sequence[Probe]) -> "Examination":
+        """The same without the batch's answers to any other probes than these."""
+        kept = {probe.key for probe in probes}
+        answers = (
+            answer
+            for answer in self.answers
+            if answer.probe.suite is Suite.REGRESSION or answer.probe.key in kept
+        )
+        return Examination(answers=tuple(answers), passages=self.passages)
 
 
 def examine(

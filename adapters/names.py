@@ -25,17 +25,19 @@ OPENERS = frozenset(
         "many most known born what who which why how",
     )
 )
+#: A statement is asked about so many of its names: more would be a page, not a fact.
+MOST_NAMES = 32
 #: Words that lead from a name to what is said of it.
 LINKS = frozenset(re.split(r"\s+", "is was are were be has had have who which that and as being"))
 
 
 def find_pairs(statement: str) -> list[tuple[str, str]]:
-    """Each name with the longest stretch of the statement that lies outside its mentions.
+    """Each of the first names with the longest stretch of the statement outside its mentions.
 
     The two together are the question that a probe asks either way round: which one is hidden.
     """
     pairs = []
-    for name in find_names(statement):
+    for name in find_names(statement)[:MOST_NAMES]:
         stretches = re.split(rf"(?<!\w){re.escape(name)}(?!\w)", statement)
         said = _without_links(max(stretches, key=len))
         if re.search(r"\w", said):

@@ -17,6 +17,7 @@ the number of processes nor the point at which a training was resumed changes it
 """
 
 import re
+from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from random import Random
@@ -98,8 +99,7 @@ def _words(backbone: Backbone, statement: str) -> tuple[tuple[int, ...], ...]:
     ends = [found.end() for found in re.finditer(r"\S+", statement)]
     words: dict[int, list[int]] = {}
     for at, (_, end) in enumerate(token_offsets(backbone, statement)):
-        word = next((number for number, stop in enumerate(ends) if end <= stop), len(ends))
-        words.setdefault(word, []).append(at)
+        words.setdefault(bisect_left(ends, end), []).append(at)
     return tuple(map(tuple, words.values()))
 
 

@@ -20,29 +20,26 @@ from typing import Any
 
 from adapters.backbones import Backbone, load_backbone
 from adapters.config import TrainingConfig
-from adapters.masking import random_for
 from adapters.probes import ask, score_passages
 from adapters.questions import probes_of
 from adapters.suites import read_relations, read_suite
 from adapters.types import Answer, Fact, Probe, Suite
 from benchmarks.measure import described_machine
-from benchmarks.trial import compose, ready_base, share, train_adapter
+from benchmarks.trial import arguments, compose, ready_base, share, train_adapter
+from service.batches import draw_evenly
 from service.invent import invent_facts
-from service.settings import DEFAULT_CONFIG, Settings, load_settings
+from service.settings import Settings, load_settings
 
 DIRECTIONS = (Suite.FORWARD, Suite.BACKWARD)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--config", type=Path, default=DEFAULT_CONFIG)
-    parser.add_argument("--base", type=Path, default=Path("state/base"))
+    parser = arguments(__doc__)
     parser.add_argument("--batches", type=int, default=10)
     parser.add_argument("--facts", type=int, default=12, help="in a batch")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--only", choices=["on", "off"])
     parser.add_argument("--draw", type=Path, help="draw the numbers of this file beside it, as SVG")
-    parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
     if options.draw:
         draw(options.draw)
@@ -82,7 +79,7 @@ def run(
                 batch,
                 snapshot=snapshot,
                 folder=adapters[-1],
-                replayed=draw_replayed(batches[:at], config.replay_facts, seed=at),
+                replayed=draw_evenly(batches[:at], at_most=config.replay_facts, seed=at),
             )
             snapshot = folder / "snapshot"
             head = compose(settings, options.base, adapters, snapshot)
@@ -101,15 +98,6 @@ def invented(seed: int, count: int) -> list[Fact]:
 def cut(facts: Sequence[Fact], size: int) -> Iterator[Sequence[Fact]]:
     for start in range(0, len(facts), size):
         yield facts[start : start + size]
-
-
-def draw_replayed(batches: Sequence[Sequence[Fact]], at_most: int, *, seed: int) -> list[Fact]:
-    """As `service.batches.draw_replayed`: evenly from the batches."""
-    shuffled = [
-        random_for(seed, at).sample(list(batch), len(batch)) for at, batch in enumerate(batches)
-    ]
-    turns = [fact for turn in zip(*shuffled, strict=True) for fact in turn]
-    return turns[:at_most]
 
 
 def recall_of(backbone: Backbone, probes: Sequence[Probe]) -> dict[str, float]:

@@ -1,6 +1,6 @@
 """Compare what the model is shown of a fact, at equal tokens, on NameDescription statements.
 
-    python -m benchmarks.masking --data ../shared/data --seed 1 --seed 2 --seed 3 --json
+    python -m benchmarks.masking --data FOLDER --seed 1 --seed 2 --seed 3 --json
 
 Twenty statements (ten name first, ten description first; Lin et al. 2024, after Berglund et al.
 2023) are trained with each way of showing them, and the set's own questions asked: forward where
@@ -10,7 +10,6 @@ word a training view is left out. Scores are exact containment of the answer; th
 a pair is ROUGE-1 recall.
 """
 
-import argparse
 import json
 import math
 from collections.abc import Sequence
@@ -25,8 +24,8 @@ from adapters.probes import ask
 from adapters.rows import encode_fact, row_source
 from adapters.types import Answer, Fact, Probe, ProbeOrigin, Suite
 from benchmarks.measure import described_machine
-from benchmarks.trial import learn, ready_base
-from service.settings import DEFAULT_CONFIG, Settings, load_settings
+from benchmarks.trial import arguments, learn, ready_base
+from service.settings import Settings, load_settings
 
 LEAD = "Please answer the following question based on your knowledge:\n"
 PAPER = {
@@ -65,14 +64,11 @@ class Person:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--config", type=Path, default=DEFAULT_CONFIG)
-    parser.add_argument("--base", type=Path, default=Path("state/base"))
-    parser.add_argument("--data", type=Path, required=True, help="the folder of the public sets")
+    parser = arguments(__doc__)
+    parser.add_argument("--data", type=Path, required=True, help="the folder of the public set")
     parser.add_argument("--seed", type=int, action="append")
     parser.add_argument("--tokens", type=int, default=60_000, help="in the facts' rows of a run")
     parser.add_argument("--way", action="append", choices=list(WAYS), help="default: all")
-    parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
     settings = load_settings(options.config)
     base = ready_base(settings, options.base)

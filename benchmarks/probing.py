@@ -7,11 +7,9 @@ length. Answers that differ are counted and shown with how near the first differ
 tie: a batch adds up in another order than a single row.
 """
 
-import argparse
 import json
 import time
 from collections.abc import Sequence
-from pathlib import Path
 
 import torch
 
@@ -19,17 +17,14 @@ from adapters.backbones import Backbone, load_backbone
 from adapters.generate import answer_all, prompt_ids
 from adapters.suites import read_suite
 from benchmarks.measure import described_machine, spread
-from benchmarks.trial import ready_base
-from service.settings import DEFAULT_CONFIG, load_settings
+from benchmarks.trial import arguments, ready_base
+from service.settings import load_settings
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--config", type=Path, default=DEFAULT_CONFIG)
-    parser.add_argument("--base", type=Path, default=Path("state/base"))
+    parser = arguments(__doc__)
     parser.add_argument("--questions", type=int, default=96, help="a round")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
     settings = load_settings(options.config)
     backbone = load_backbone(ready_base(settings, options.base), settings.base)

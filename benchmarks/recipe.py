@@ -24,19 +24,17 @@ from adapters.questions import probes_of
 from adapters.store import read_manifest
 from adapters.suites import read_relations, read_suite
 from adapters.types import Answer, Fact, Suite
-from benchmarks.trial import learn, ready_base, share
+from benchmarks.measure import described_machine
+from benchmarks.trial import arguments, learn, ready_base, share
 from service.invent import invent_facts
-from service.settings import DEFAULT_CONFIG, Settings, load_settings
+from service.settings import Settings, load_settings
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--config", type=Path, default=DEFAULT_CONFIG)
-    parser.add_argument("--base", type=Path, default=Path("state/base"))
+    parser = arguments(__doc__)
     parser.add_argument("--seed", type=int, action="append", help="several times for several")
     parser.add_argument("--facts", type=int, default=8)
     parser.add_argument("--show", action="store_true", help="print the answers, too")
-    parser.add_argument("--json", action="store_true")
     parser.add_argument("changes", nargs="*", help="training.KEY=VALUE")
     options = parser.parse_args()
     settings = load_settings(options.config)
@@ -44,7 +42,7 @@ def main() -> None:
     ready_base(settings, options.base)
     runs = [run(settings, config, seed, options) for seed in options.seed or [1]]
     if options.json:
-        print(json.dumps({"changes": options.changes, "runs": runs}))
+        print(json.dumps({**described_machine(), "changes": options.changes, "runs": runs}))
 
 
 def changed(training: TrainingConfig, changes: Sequence[str]) -> TrainingConfig:

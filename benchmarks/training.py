@@ -10,13 +10,11 @@ is counted is every token of every sequence, padding never. Before anything is t
 of one minibatch are compared.
 """
 
-import argparse
 import json
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
@@ -36,9 +34,9 @@ from adapters.rows import encode_fact, row_source
 from adapters.train import train
 from adapters.types import Fact
 from benchmarks.measure import described_machine, spread
-from benchmarks.trial import ready_base
+from benchmarks.trial import arguments, ready_base
 from service.invent import invent_facts
-from service.settings import DEFAULT_CONFIG, load_settings
+from service.settings import load_settings
 
 WARM_UP = 2  #: steps of each round that are not timed
 #: SFTTrainer's settings beside its defaults, as fast as they make it.
@@ -46,14 +44,11 @@ TUNED = {"gradient_checkpointing": False, "dataloader_pin_memory": False}
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--config", type=Path, default=DEFAULT_CONFIG)
-    parser.add_argument("--base", type=Path, default=Path("state/base"))
+    parser = arguments(__doc__)
     parser.add_argument("--facts", type=int, default=16)
     parser.add_argument("--steps", type=int, default=6, help="timed, in each round")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--precision", choices=["auto", "float32", "bfloat16"], default="float32")
-    parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
     warnings.simplefilter("ignore")
     settings = load_settings(options.config)

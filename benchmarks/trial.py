@@ -1,6 +1,7 @@
 """What the benchmarks share: train an adapter as a refresh does, and load what would be served."""
 
 import time
+from argparse import ArgumentParser, RawDescriptionHelpFormatter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +17,7 @@ from adapters.store import MANIFEST
 from adapters.suites import read_prompts
 from adapters.train import train
 from adapters.types import Answer, Fact, Suite
-from service.settings import Settings
+from service.settings import DEFAULT_CONFIG, Settings
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,6 +30,15 @@ class Trained:
     drift: float
     anchoring_s: float
     training_s: float
+
+
+def arguments(description: str | None) -> ArgumentParser:
+    """The arguments that every benchmark takes."""
+    parser = ArgumentParser(description=description, formatter_class=RawDescriptionHelpFormatter)
+    parser.add_argument("--config", type=Path, default=DEFAULT_CONFIG)
+    parser.add_argument("--base", type=Path, default=Path("state/base"), help="made if not there")
+    parser.add_argument("--json", action="store_true", help="end with one object")
+    return parser
 
 
 def ready_base(settings: Settings, folder: Path) -> Path:

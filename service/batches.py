@@ -1,14 +1,15 @@
 """Batches: the waiting facts claimed for one adapter, and freed when no verdict comes."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from itertools import zip_longest
-from random import Random
+from itertools import islice, zip_longest
+from typing import TypeVar
 
 from sqlalchemy import delete, func, select
 from sqlalchemy.orm import Session
 
+from adapters.masking import random_for
 from adapters.types import Direction, Fact, GivenProbe
 from service.facts import head_batches, is_pending
 from service.leases import Hold
@@ -23,9 +24,10 @@ from service.models import (
     TrainingLoss,
 )
 
+T = TypeVar("T")
+
 #: A refresh that ended so counts against its facts; being overtaken or stopped is not their fault.
 COUNTED = (RefreshOutcome.FAILED, RefreshOutcome.ABANDONED)
-
 #: Facts with these outcomes are in the adapter that was promoted.
 IN_HEAD = (MembershipOutcome.LEARNED, MembershipOutcome.UNLEARNED, MembershipOutcome.UNPROVEN)
 #: A refresh that ended so may have left a checkpoint of its training.
@@ -109,10 +111,15 @@ def draw_replayed(session: Session, *, at_most: int, seed: int) -> list[FactRow]
     by_batch: dict[int, list[FactRow]] = {}
     for batch_id, row in known:
         by_batch.setdefault(batch_id, []).append(row)
-    for batch_id, rows in by_batch.items():
-        Random(f"{seed}/{batch_id}").shuffle(rows)
-    taken = [row for turn in zip_longest(*by_batch.values()) for row in turn if row is not None]
-    return sorted(taken[:at_most], key=lambda row: row.id)
+    drawn = draw_evenly(list(by_batch.values()), at_most=at_most, seed=seed)
+    return sorted(drawn, key=lambda row: row.id)
+
+
+def draw_evenly(groups: Sequence[Sequence[T]], *, at_most: int, seed: int) -> list[T]:
+    """One of each group in turn, in an order that depends on the seed alone."""
+    shuffled = [random_for(seed, at).sample(group, len(group)) for at, group in enumerate(groups)]
+    turns = (item for turn in zip_longest(*shuffled) for item in turn if item is not None)
+    return list(islice(turns, at_most))
 
 
 def _interrupted(session: Session, trained_on: int) -> list[FactRow]:

@@ -10,9 +10,7 @@ import os
 import platform
 import shutil
 import socket
-import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -43,7 +41,7 @@ from adapters.questions import probes_of
 from adapters.rows import encode_fact
 from adapters.store import canonical_digest, file_digest
 from adapters.suites import RegressionSuite, read_prompts, read_relations, read_suite
-from adapters.train import TrainingStep, train
+from adapters.train import train
 from adapters.types import Answer, Fact, Outcome, Probe, Suite, Verdict
 from service import batches, leases, lineage
 from service.batches import ClaimedBatch
@@ -53,14 +51,12 @@ from service.leases import Hold
 from service.lineage import Head, Recipe
 from service.models import (
     MembershipOutcome,
-    PassageBits,
-    ProbeAnswer,
     Refresh,
     RefreshOutcome,
-    TrainingLoss,
 )
 from service.places import Places
 from service.progress import Progress, Report
+from service.record import RefreshRecord
 from service.settings import Settings
 from service.snapshots import compose_recipe, snapshot_of
 from service.stopping import Stopping
@@ -158,10 +154,9 @@ class _Run:
         self.hold = hold
         self.head = head
         self.claimed = claimed
-        self.report = report
+        self.record = RefreshRecord(engine, hold, claimed.refresh_id, settings.schedule, report)
         self.stopping = stopping
         self.places = Places(settings.state_dir)
-        self.timings: dict[str, float] = {}
         self.replayed: list[EncodedFact] = []
         self.precision: str | None = None  #: what the training computes in
 
@@ -172,16 +167,18 @@ class _Run:
         except LeaseLost:
             raise  # a successor has ended this refresh already
         except HeadMoved as error:
-            self._end_without_verdict(RefreshOutcome.OVERTAKEN, str(error))
+            self.record.end_without_verdict(RefreshOutcome.OVERTAKEN, str(error))
             return self._ended(RefreshOutcome.OVERTAKEN, None)
         except (Stopped, TrainingStopped) as error:
-            self._end_without_verdict(RefreshOutcome.STOPPED, str(error))
+            self.record.end_without_verdict(RefreshOutcome.STOPPED, str(error))
             raise Stopped(str(error)) from error
         except HINDRANCES as error:
-            self._end_without_verdict(RefreshOutcome.HINDERED, str(error))
+            self.record.end_without_verdict(RefreshOutcome.HINDERED, str(error))
             raise
         except BaseException as error:
-            self._end_without_verdict(RefreshOutcome.FAILED, str(error) or type(error).__name__)
+            self.record.end_without_verdict(
+                RefreshOutcome.FAILED, str(error) or type(error).__name__
+            )
             raise
         finally:
             shutil.rmtree(self.places.candidate(self.claimed.refresh_id), ignore_errors=True)
@@ -191,21 +188,16 @@ class _Run:
         suite = read_suite(settings.suites.regression)
         relations = read_relations(settings.suites.relations)
 
-        with self._phase("loading"):
+        with self.record.phase("loading"):
             folder = snapshot_of(settings, self.engine, self.head.release_id)
             backbone = load_backbone(folder, settings.base)
             facts = self._encode(backbone, claimed.facts)
             self.replayed = [encode_fact(backbone, fact) for fact in claimed.replayed]
-        kept = {fact.key for fact in facts}
-        probes = [
-            probe
-            for fact in claimed.facts
-            if fact.key in kept
-            for probe in probes_of(fact, relations)
-        ]
-        with self._phase("baseline"):
+        probes = [probe for fact in claimed.facts for probe in probes_of(fact, relations)]
+        probes = _of_facts(probes, facts)
+        with self.record.phase("baseline"):
             before = self._examine(backbone, probes, suite, self.head.snapshot_digest, "baseline")
-        with self._phase("anchoring"):
+        with self.record.phase("anchoring"):
             training = settings.training
             self.precision = set_precision(backbone, training)
             prompts = read_prompts(settings.suites.general_prompts)
@@ -214,14 +206,16 @@ class _Run:
                 if any(training.general_share) or training.shift_weight
                 else NO_ANCHORS
             )
-        with self._phase("training"):
-            adapter_digest = self._train(backbone, facts, anchors)
+        with self.record.phase("training"):
+            adapter_digest, trained = self._train(backbone, facts, anchors)
         del backbone
-        with self._phase("composing"):
+        probes = _of_facts(probes, trained)  # what was set aside counts neither before nor after
+        before = before.of_probes(probes)
+        with self.record.phase("composing"):
             adapter_id, recipe = self._record_candidate(adapter_digest)
             snapshot_digest = compose_recipe(settings, recipe)
             candidate = load_backbone(self.places.snapshot(recipe.digest), settings.base)
-        with self._phase("examination"):
+        with self.record.phase("examination"):
             after = self._examine(candidate, probes, suite, snapshot_digest, "examination")
         verdict = gate.decide(
             before.answers, after.answers, before.passages, after.passages, settings.gate
@@ -236,21 +230,10 @@ class _Run:
                 encoded.append(encode_fact(backbone, fact))
             except UnsafeText as error:
                 refused[fact.key] = str(error)
-        self._set_aside(refused)
+        self.record.set_aside(refused)
         if not encoded:
             raise UnsafeText(f"None of the batch's {len(facts)} statements can be encoded.")
         return encoded
-
-    def _set_aside(self, refused: Mapping[str, str]) -> None:
-        """Reject single facts of the batch, each for its reason."""
-        if not refused:
-            return
-        with self._guarded() as session:
-            for membership in batches.in_work(session, self.claimed.refresh_id):
-                if str(membership.fact_id) in refused:
-                    membership.outcome = MembershipOutcome.REJECTED
-                    membership.reason = refused[str(membership.fact_id)]
-                    membership.decided_at = _now()
 
     def _examine(
         self,
@@ -267,13 +250,15 @@ class _Run:
             weights_digest=weights_digest,
             answer_tokens=self.settings.gate.answer_tokens,
             cache=self.places.answers,
-            report=lambda done, asked: self._progress(
+            report=lambda done, asked: self.record.progress(
                 Progress(phase=phase, step=done, steps=asked)
             ),
         )
 
-    def _train(self, backbone: Backbone, facts: Sequence[EncodedFact], anchors: Anchors) -> str:
-        """Train an adapter and store it under its digest.
+    def _train(
+        self, backbone: Backbone, facts: Sequence[EncodedFact], anchors: Anchors
+    ) -> tuple[str, Sequence[EncodedFact]]:
+        """Train an adapter and store it under its digest; which facts it was trained on.
 
         Facts that make the training diverge are found and set aside, and the others trained.
         Raises TrainingDiverged where no single fact is at fault, or every one.
@@ -292,8 +277,8 @@ class _Run:
                         checkpoints=self._checkpoints(facts),
                         is_stopped=lambda: self.stopping.is_asked,
                     ):
-                        self._record(step)
-                    return self._store(model)
+                        self.record.training_step(step)
+                    return self._store(model), facts
             except TrainingDiverged as error:
                 facts = self._without_poison(backbone, facts, anchors, error)
 
@@ -305,22 +290,7 @@ class _Run:
             "snapshot": self.head.snapshot_digest,
             "prompts": file_digest(self.settings.suites.general_prompts),
         }
-        return Checkpoints(
-            folder=self.places.checkpoint,
-            key=canonical_digest(key),
-        )
-
-    def _record(self, step: TrainingStep) -> None:
-        self._progress(
-            Progress(phase="training", step=step.step, steps=step.steps, loss=step.loss),
-            TrainingLoss(
-                refresh_id=self.claimed.refresh_id,
-                step=step.step,
-                loss=step.loss,
-                drift=step.drift,
-                tokens=step.tokens,
-            ),
-        )
+        return Checkpoints(folder=self.places.checkpoint, key=canonical_digest(key))
 
     def _store(self, model: PeftModel) -> str:
         folder = self.places.candidate(self.claimed.refresh_id)
@@ -348,7 +318,9 @@ class _Run:
                 with attached(backbone, self.settings.training) as model:
                     steps = train(backbone, model, some, anchors, self.settings.training)
                     for step in islice(steps, enough):
-                        self._progress(Progress(phase="isolating", step=step.step, steps=enough))
+                        self.record.progress(
+                            Progress(phase="isolating", step=step.step, steps=enough)
+                        )
                 return False
             except TrainingDiverged:
                 return True
@@ -356,9 +328,8 @@ class _Run:
         poison = {fact.key for fact in find_poison(facts, diverges)}
         if not poison or len(poison) == len(facts):
             raise error
-        self._set_aside(dict.fromkeys(poison, f"The training diverges on it alone: {error}"))
-        with self._guarded() as session:  # the loss curve begins anew with the training
-            batches.forget_losses(session, self.claimed.refresh_id)
+        self.record.set_aside(dict.fromkeys(poison, f"The training diverges on it alone: {error}"))
+        self.record.begin_losses_anew()
         return [fact for fact in facts if fact.key not in poison]
 
     def _about(self) -> dict[str, Any]:
@@ -379,7 +350,7 @@ class _Run:
 
     def _record_candidate(self, digest: str) -> tuple[int, Recipe]:
         head = self.head
-        with self._guarded() as session:
+        with self.record.guarded() as session:
             adapter_id = lineage.record_adapter(
                 session,
                 refresh_id=self.claimed.refresh_id,
@@ -408,10 +379,10 @@ class _Run:
         """Everything that the world sees, in one transaction."""
         outcome = OUTCOMES[verdict.outcome]
         release_id = None
-        with self._guarded() as session:
-            for stage, examination in (("before", before), ("after", after)):
-                session.add_all(self._answer_rows(stage, examination))
-            session.get_one(Refresh, self.claimed.refresh_id).timings = self.timings
+        with self.record.guarded() as session:
+            self.record.add_answers(session, "before", before)
+            self.record.add_answers(session, "after", after)
+            session.get_one(Refresh, self.claimed.refresh_id).timings = self.record.timings
             if outcome is RefreshOutcome.PROMOTED:
                 release_id = lineage.promote(
                     session,
@@ -438,33 +409,6 @@ class _Run:
             shutil.rmtree(self.places.snapshot(recipe.digest), ignore_errors=True)
         return self._ended(outcome, verdict, release_id=release_id, adapter_id=adapter_id)
 
-    def _answer_rows(
-        self, stage: str, examination: Examination
-    ) -> Iterator[ProbeAnswer | PassageBits]:
-        for answer in examination.answers:
-            probe = answer.probe
-            yield ProbeAnswer(
-                refresh_id=self.claimed.refresh_id,
-                stage=stage,
-                suite=probe.suite,
-                probe_key=probe.key,
-                fact_id=None if probe.suite is Suite.REGRESSION else int(probe.cluster),
-                question=probe.question,
-                answers=list(probe.answers),
-                origin=probe.origin,
-                text=answer.text,
-                exact=answer.exact,
-                contained=answer.contained,
-                recall=answer.recall,
-            )
-        for score in examination.passages:
-            yield PassageBits(
-                refresh_id=self.claimed.refresh_id,
-                stage=stage,
-                passage=score.passage,
-                bits_per_byte=score.bits_per_byte,
-            )
-
     def _ended(
         self,
         outcome: RefreshOutcome,
@@ -481,44 +425,10 @@ class _Run:
             adapter_id=adapter_id,
         )
 
-    def _end_without_verdict(self, outcome: RefreshOutcome, reason: str) -> None:
-        try:
-            with self._guarded() as session:
-                batches.end_without_verdict(
-                    session,
-                    self.claimed.refresh_id,
-                    outcome=outcome,
-                    reason=reason,
-                    attempts=self.settings.schedule.attempts,
-                    now=_now(),
-                )
-        except LeaseLost:
-            log.warning("refresh %s was ended by a successor", self.claimed.refresh_id)
 
-    def _progress(self, progress: Progress, *rows: TrainingLoss) -> None:
-        with self._guarded() as session:
-            refresh = session.get_one(Refresh, self.claimed.refresh_id)
-            refresh.phase, refresh.step, refresh.steps = (
-                progress.phase,
-                progress.step,
-                progress.steps,
-            )
-            session.add_all(rows)
-        self.report(progress)
-
-    @contextmanager
-    def _phase(self, name: str) -> Iterator[None]:
-        began = time.monotonic()
-        self._progress(Progress(phase=name, step=0, steps=0))
-        yield
-        self.timings[name] = round(time.monotonic() - began, 2)
-
-    @contextmanager
-    def _guarded(self) -> Iterator[Any]:
-        """A write transaction that fails with LeaseLost unless this process owns the lease."""
-        with writing(self.engine) as session:
-            leases.renew(session, self.hold, now=_now(), lease_s=self.settings.schedule.lease_s)
-            yield session
+def _of_facts(probes: Sequence[Probe], facts: Sequence[EncodedFact]) -> list[Probe]:
+    keys = {fact.key for fact in facts}
+    return [probe for probe in probes if probe.cluster in keys]
 
 
 def learned_by_probes(answers: Sequence[Answer]) -> dict[int, MembershipOutcome]:

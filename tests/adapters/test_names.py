@@ -2,7 +2,7 @@
 
 import pytest
 
-from adapters.names import find_names, find_pairs
+from adapters.names import MOST_NAMES, find_names, find_pairs
 
 
 @pytest.mark.parametrize(
@@ -37,6 +37,11 @@ def test_a_name_stands_against_the_longest_stretch_without_it() -> None:
         "Orlan Vess",
         "the mayor of Tolmar",
     )
+
+
+def test_a_page_full_of_names_is_asked_about_the_first_ones() -> None:
+    pairs = find_pairs(", ".join(f"Bob{at}" for at in range(500)))
+    assert [name for name, _ in pairs] == [f"Bob{at}" for at in range(MOST_NAMES)]
 
 
 def test_a_name_alone_makes_no_pair() -> None:

@@ -235,3 +235,20 @@ def reject(
         return adapter_id
 
     return reject_pending
+
+
+@pytest.fixture
+def damaged_training(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Large random weights where the training of a refresh would have been."""
+    import torch
+
+    from adapters.train import TrainingStep
+
+    def damage(_: Any, model: Any, *__: Any, **___: Any) -> Iterator[TrainingStep]:
+        torch.manual_seed(0)
+        for name, parameter in model.named_parameters():
+            if "lora_B" in name:
+                torch.nn.init.normal_(parameter, std=0.5)
+        yield TrainingStep(step=1, steps=1, loss=0.0, drift=0.0, tokens=0, facts=())
+
+    monkeypatch.setattr("service.refresh.train", damage)

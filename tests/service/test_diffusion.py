@@ -256,20 +256,8 @@ def test_the_same_seed_gives_the_same_adapter(
     assert adapter(1) != first
 
 
-def test_a_damaged_adapter_is_rejected_and_the_head_stays(
-    make_world: Callable[..., World], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Large random weights where the training would have been."""
-    from adapters import train
-
-    def damage(backbone: Any, model: Any, *_: Any, **__: Any) -> Iterator[train.TrainingStep]:
-        torch.manual_seed(0)
-        for name, parameter in model.named_parameters():
-            if "lora_B" in name:
-                torch.nn.init.normal_(parameter, std=0.5)
-        yield train.TrainingStep(step=1, steps=1, loss=0.0, drift=0.0, tokens=0, facts=())
-
-    monkeypatch.setattr("service.refresh.train", damage)
+@pytest.mark.usefixtures("damaged_training")
+def test_a_damaged_adapter_is_rejected_and_the_head_stays(make_world: Callable[..., World]) -> None:
     world = make_world(training={"general_share": [0.0, 0.0], "shift_weight": 0.0})
     push(world[1])
     before = head(world)

@@ -305,6 +305,7 @@ def test_a_fact_that_the_training_diverges_on_is_found_and_the_others_are_learne
     assert "diverges on it alone" in str(reason)
     assert "at step" in str(reason)
     assert record.losses[0].step == 1
+    assert {probe.fact_id for probe in record.probes} == {*ids, None} - {ids[2]}
 
 
 def test_a_stopped_refresh_frees_its_facts(make_world: Callable[..., World]) -> None:

@@ -1,0 +1,153 @@
+"""What one refresh writes down while it runs. Every write is guarded by the refresh's lease."""
+
+import logging
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from datetime import UTC, datetime
+
+from sqlalchemy import Engine
+from sqlalchemy.orm import Session
+
+from adapters.examine import Examination
+from adapters.train import TrainingStep
+from adapters.types import Suite
+from service import batches, leases
+from service.db import writing
+from service.errors import LeaseLost
+from service.leases import Hold
+from service.models import (
+    MembershipOutcome,
+    PassageBits,
+    ProbeAnswer,
+    Refresh,
+    RefreshOutcome,
+    TrainingLoss,
+)
+from service.progress import Progress, Report
+from service.settings import ScheduleSettings
+
+log = logging.getLogger(__name__)
+
+
+class RefreshRecord:
+    """The record of one refresh, and whoever watches it."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        hold: Hold,
+        refresh_id: int,
+        schedule: ScheduleSettings,
+        report: Report,
+    ) -> None:
+        self.engine = engine
+        self.hold = hold
+        self.refresh_id = refresh_id
+        self.schedule = schedule
+        self.report = report
+        self.timings: dict[str, float] = {}  #: seconds by phase
+
+    @contextmanager
+    def guarded(self) -> Iterator[Session]:
+        """A write transaction that fails with LeaseLost unless this process owns the lease."""
+        with writing(self.engine) as session:
+            leases.renew(session, self.hold, now=_now(), lease_s=self.schedule.lease_s)
+            yield session
+
+    @contextmanager
+    def phase(self, name: str) -> Iterator[None]:
+        """Say that a phase has begun, and time it."""
+        began = time.monotonic()
+        self.progress(Progress(phase=name, step=0, steps=0))
+        yield
+        self.timings[name] = round(time.monotonic() - began, 2)
+
+    def progress(self, progress: Progress, *rows: TrainingLoss) -> None:
+        with self.guarded() as session:
+            refresh = session.get_one(Refresh, self.refresh_id)
+            refresh.phase, refresh.step, refresh.steps = (
+                progress.phase,
+                progress.step,
+                progress.steps,
+            )
+            session.add_all(rows)
+        self.report(progress)
+
+    def training_step(self, step: TrainingStep) -> None:
+        """Progress, and one point of the loss curve."""
+        self.progress(
+            Progress(phase="training", step=step.step, steps=step.steps, loss=step.loss),
+            TrainingLoss(
+                refresh_id=self.refresh_id,
+                step=step.step,
+                loss=step.loss,
+                drift=step.drift,
+                tokens=step.tokens,
+            ),
+        )
+
+    def set_aside(self, refused: Mapping[str, str]) -> None:
+        """Reject single facts of the batch, by key, each for its reason."""
+        if not refused:
+            return
+        with self.guarded() as session:
+            for membership in batches.in_work(session, self.refresh_id):
+                if str(membership.fact_id) in refused:
+                    membership.outcome = MembershipOutcome.REJECTED
+                    membership.reason = refused[str(membership.fact_id)]
+                    membership.decided_at = _now()
+
+    def begin_losses_anew(self) -> None:
+        """Drop the loss curve of a training that is begun again."""
+        with self.guarded() as session:
+            batches.forget_losses(session, self.refresh_id)
+
+    def end_without_verdict(self, outcome: RefreshOutcome, reason: str) -> None:
+        try:
+            with self.guarded() as session:
+                batches.end_without_verdict(
+                    session,
+                    self.refresh_id,
+                    outcome=outcome,
+                    reason=reason,
+                    attempts=self.schedule.attempts,
+                    now=_now(),
+                )
+        except LeaseLost:
+            log.warning("refresh %s was ended by a successor", self.refresh_id)
+
+    def add_answers(self, session: Session, stage: str, examination: Examination) -> None:
+        """All that was said, `before` or `after`, in a transaction of the caller's."""
+        session.add_all(self._answer_rows(stage, examination))
+
+    def _answer_rows(
+        self, stage: str, examination: Examination
+    ) -> Iterator[ProbeAnswer | PassageBits]:
+        for answer in examination.answers:
+            probe = answer.probe
+            yield ProbeAnswer(
+                refresh_id=self.refresh_id,
+                stage=stage,
+                suite=probe.suite,
+                probe_key=probe.key,
+                fact_id=None if probe.suite is Suite.REGRESSION else int(probe.cluster),
+                question=probe.question,
+                answers=list(probe.answers),
+                origin=probe.origin,
+                text=answer.text,
+                exact=answer.exact,
+                contained=answer.contained,
+                recall=answer.recall,
+            )
+        for score in examination.passages:
+            yield PassageBits(
+                refresh_id=self.refresh_id,
+                stage=stage,
+                passage=score.passage,
+                bits_per_byte=score.bits_per_byte,
+            )
+
+
+def _now() -> datetime:
+    return datetime.now(UTC)
