@@ -1,6 +1,7 @@
 """Attach LoRA to a loaded model, and write what it learned as an adapter folder."""
 
 import json
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -68,7 +69,9 @@ def attach(backbone: Backbone, config: TrainingConfig) -> PeftModel:
         bias="none",
         task_type="CAUSAL_LM",
     )
-    with torch.random.fork_rng():
+    with torch.random.fork_rng(), warnings.catch_warnings():
+        # transformers asks for its own renamed attribute whenever PEFT wraps a model
+        warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated")
         torch.manual_seed(config.seed)
         return get_peft_model(backbone.model, lora)
 

@@ -114,7 +114,9 @@ def train(
         if checkpoints and is_first() and is_due:
             save_checkpoint(checkpoints, model, optimizer, done=step + 1)
         if stop:
-            raise TrainingStopped(f"The training was stopped after step {step + 1} of {len(plan)}.")
+            raise TrainingStopped(
+                f"The training was stopped after step {step + 1} of {len(plan)}; it goes on there."
+            )
     model.eval()
 
 
