@@ -1,30 +1,45 @@
-"""What holds a model in place while it learns: its own answers to general prompts.
+"""What holds a model in place while it learns: the base's own answers to general prompts.
 
 Facts alone teach a small model to answer every question with a fact. So each step also draws some
-general rows and adds the divergence of the candidate from the head on them,
-KL(head || candidate) = sum_v p_head(v) log(p_head(v) / p_candidate(v)), the mean over positions.
-The rows are the head's own greedy answers, so nothing from outside is taught. The head's last
-hidden states are kept instead of its probabilities: they are smaller by two orders of magnitude,
-and since LoRA leaves the vocabulary layer alone they give the same logits at any time.
+general rows and adds the divergence of the candidate from the base on them,
+KL(base || candidate) = sum_v p_base(v) log(p_base(v) / p_candidate(v)), the mean over positions.
+It is the base and not the head that the candidate is held to: what one adapter damaged, the next
+mends, where a pull towards the head would let the damage of all of them add up. The rows are the
+base's greedy answers, so nothing from outside is taught. Its last hidden states are kept instead of
+its probabilities: they are smaller by two orders of magnitude, and since LoRA leaves the vocabulary
+layer alone they give the same logits at any time.
 
 A step sees a few rows only; what all of them together look like to each layer is in the moments
-(adapters.moments), which are measured in the same pass.
+(adapters.moments), which are measured in the same pass. All of it depends on the base, the prompts
+and the precision alone, so it is made once and kept on the disk.
 """
 
+import json
+import logging
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
 
 import torch
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from adapters.backbones import Backbone, encode_text
+from adapters.backbones import Backbone, encode_text, load_backbone, verify_base
+from adapters.config import BaseConfig, TrainingConfig
+from adapters.errors import ArtefactError
 from adapters.generate import answer_all, prompt_ids
+from adapters.lora import chosen_precision, set_precision
 from adapters.masking import hide_some, random_for
 from adapters.moments import Moments, measured_moments
 from adapters.objectives import Row, diffusion_row, predict
+from adapters.store import appearing, canonical_digest, read_manifest, verify, write_manifest
 from adapters.suites import GeneralPrompts
 from adapters.types import Family
 
+log = logging.getLogger(__name__)
+
+ROWS, TENSORS = "rows.json", "anchors.safetensors"
 ANSWER_TOKENS = 16
 TEXT_TOKENS = 40
 ROWS_AT_ONCE = 32
@@ -32,7 +47,7 @@ ROWS_AT_ONCE = 32
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Anchor:
-    """One general row, and the head's hidden states (N, D) where its targets are predicted."""
+    """One general row, and the base's hidden states (N, D) where its targets are predicted."""
 
     row: Row
     states_ND: Tensor
@@ -40,7 +55,7 @@ class Anchor:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Anchors:
-    """All that is known of the head on general rows."""
+    """All that is known of the base on general rows."""
 
     rows: tuple[Anchor, ...]
     moments: Moments
@@ -49,10 +64,47 @@ class Anchors:
 NO_ANCHORS = Anchors(rows=(), moments={})
 
 
+def anchors_of(
+    base: Path,
+    described: BaseConfig,
+    config: TrainingConfig,
+    prompts: GeneralPrompts,
+    *,
+    digest: str,
+    kept: Path,
+) -> Anchors:
+    """The anchors of the base in a folder: those in `kept`, or else made and kept there.
+
+    None where the settings ask for no general rows and give the shift no weight. Raises
+    ModelSourceError when the base is not the one of this digest, and what loading it raises.
+    """
+    if not config.has_anchors:
+        return NO_ANCHORS
+    asked = [list(prompts.prompts), list(prompts.texts), ANSWER_TOKENS, TEXT_TOKENS]
+    precision = chosen_precision(config)
+    key = canonical_digest(
+        [digest, described.model_dump(mode="json"), asked, precision, config.measured_modules]
+    )
+    if kept.exists():
+        try:
+            manifest = read_manifest(kept)
+            if manifest["about"]["key"] == key:
+                verify(kept, digest=str(manifest["digest"]))
+                return _read(kept)
+        except (ArtefactError, OSError, ValueError, KeyError, TypeError) as error:
+            log.warning("the anchors in %s cannot be used and are made anew: %s", kept, error)
+    verify_base(base, digest)
+    backbone = load_backbone(base, described)
+    set_precision(backbone, config)
+    anchors = make_anchors(backbone, prompts, target_modules=config.measured_modules)
+    _write(kept, anchors, key)
+    return anchors
+
+
 def make_anchors(
     backbone: Backbone, prompts: GeneralPrompts, *, target_modules: Sequence[str]
 ) -> Anchors:
-    """Ask the head every prompt; keep how it predicts its own answers and the texts.
+    """Ask the base every prompt; keep how it predicts its own answers and the texts.
 
     Moments are measured for `target_modules`; none are for an empty list.
     """
@@ -105,10 +157,36 @@ def _texts(backbone: Backbone, texts: Sequence[str]) -> Iterator[Row]:
         )
 
 
-def divergence(lm_head: torch.nn.Module, states_ND: Tensor, head_states_ND: Tensor) -> Tensor:
-    """KL(head || candidate) in nats at each of the N positions, in fp32."""
+def _write(folder: Path, anchors: Anchors, key: str) -> None:
+    tensors = {f"moment.{name}": moment for name, moment in anchors.moments.items()}
+    tensors["states"] = torch.cat([anchor.states_ND for anchor in anchors.rows])
+    with appearing(folder) as partial:
+        save_file({name: tensor.cpu() for name, tensor in tensors.items()}, partial / TENSORS)
+        (partial / ROWS).write_text(json.dumps([asdict(anchor.row) for anchor in anchors.rows]))
+        write_manifest(partial, kind="anchors", about={"key": key})
+
+
+def _read(folder: Path) -> Anchors:
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    tensors = load_file(folder / TENSORS, device=device)
+    rows = [_row(row) for row in json.loads((folder / ROWS).read_text())]
+    parts = tensors.pop("states").split([len(row.counted) for row in rows])  # type: ignore[no-untyped-call]
+    return Anchors(
+        rows=tuple(
+            Anchor(row=row, states_ND=states) for row, states in zip(rows, parts, strict=True)
+        ),
+        moments={name.removeprefix("moment."): moment for name, moment in tensors.items()},
+    )
+
+
+def _row(described: dict[str, Any]) -> Row:
+    return Row(**{name: part and tuple(part) for name, part in described.items()})
+
+
+def divergence(lm_head: torch.nn.Module, states_ND: Tensor, base_states_ND: Tensor) -> Tensor:
+    """KL(base || candidate) in nats at each of the N positions, in fp32."""
     with torch.no_grad():
-        head_NV = torch.log_softmax(lm_head(head_states_ND).float(), dim=-1)
+        base_NV = torch.log_softmax(lm_head(base_states_ND).float(), dim=-1)
     candidate_NV = torch.log_softmax(lm_head(states_ND).float(), dim=-1)
-    kl_N: Tensor = (head_NV.exp() * (head_NV - candidate_NV)).sum(dim=-1)
+    kl_N: Tensor = (base_NV.exp() * (base_NV - candidate_NV)).sum(dim=-1)
     return kl_N

@@ -102,7 +102,7 @@ class TrainingConfig(Section):
     #: How much of a step's rows are general ones that hold the model in place: at the first step,
     #: and at the last; in a straight line between them.
     general_share: tuple[Fraction, Fraction] = (0.25, 0.75)
-    general_weight: Annotated[float, Field(ge=0.0)] = 4.0  #: of KL(head || candidate) on them
+    general_weight: Annotated[float, Field(ge=0.0)] = 4.0  #: of KL(base || candidate) on them
     replay_facts: Annotated[int, Field(ge=0)] = 48  #: of earlier batches, at most; 0 turns it off
     replay_rows: Annotated[int, Field(ge=0)] = 3  #: of these in a step, beside its others
     #: Of the mean relative shift of the changed layers' outputs on general text
@@ -142,6 +142,11 @@ class TrainingConfig(Section):
     def measured_modules(self) -> tuple[str, ...]:
         """The layers whose shift is held; none where it has no weight."""
         return self.target_modules if self.shift_weight else ()
+
+    @property
+    def has_anchors(self) -> bool:
+        """Whether anything of the base's behaviour on general rows is held (adapters.anchor)."""
+        return any(self.general_share) or self.shift_weight > 0
 
 
 class GateConfig(Section):

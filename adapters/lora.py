@@ -13,6 +13,7 @@ from torch import Tensor
 
 from adapters.backbones import DTYPES, Backbone
 from adapters.config import TrainingConfig
+from adapters.masking import random_for
 from adapters.store import appearing, write_manifest
 
 WEIGHTS = "adapter_model.safetensors"
@@ -25,13 +26,18 @@ def set_precision(backbone: Backbone, config: TrainingConfig) -> str:
     bfloat16 halves memory and, where the processor has instructions for it, is faster; elsewhere
     it is many times slower, so `auto` looks. The LoRA's own weights are always fp32.
     """
-    precision = config.precision
-    if precision == "auto":
-        precision = "bfloat16" if _has_bfloat16(backbone.model.device) else "float32"
+    precision = chosen_precision(config)
     exact = _ExactHead(backbone.model.lm_head)
     backbone.model.to(DTYPES[precision])
     backbone.model.lm_head = exact
     return precision
+
+
+def chosen_precision(config: TrainingConfig) -> str:
+    """`training.precision`, on this machine."""
+    if config.precision != "auto":
+        return config.precision
+    return "bfloat16" if _has_bfloat16() else "float32"
 
 
 class _ExactHead(torch.nn.Module):
@@ -49,17 +55,18 @@ class _ExactHead(torch.nn.Module):
         return torch.nn.functional.linear(states.float(), self.weight)
 
 
-def _has_bfloat16(device: torch.device) -> bool:
-    if device.type == "cuda":
+def _has_bfloat16() -> bool:
+    if torch.cuda.is_available():
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     capabilities = torch.cpu.get_capabilities()
     return any(capabilities.get(name) for name in ("avx512_bf16", "amx_bf16"))
 
 
-def attach(backbone: Backbone, config: TrainingConfig) -> PeftModel:
+def attach(backbone: Backbone, config: TrainingConfig, *stream: str) -> PeftModel:
     """Put a fresh LoRA on the model; B = 0, so it starts as the model itself.
 
-    A's initial values depend on the training seed alone.
+    A's initial values depend on the training seed and the stream alone. Adapters that will be added
+    up need streams of their own: with one A they would all write into the same few directions.
     """
     lora = LoraConfig(
         r=config.rank,
@@ -72,14 +79,14 @@ def attach(backbone: Backbone, config: TrainingConfig) -> PeftModel:
     with torch.random.fork_rng(), warnings.catch_warnings():
         # transformers asks for its own renamed attribute whenever PEFT wraps a model
         warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated")
-        torch.manual_seed(config.seed)
+        torch.manual_seed(random_for(config.seed, "lora", *stream).getrandbits(63))
         return get_peft_model(backbone.model, lora)
 
 
 @contextmanager
-def attached(backbone: Backbone, config: TrainingConfig) -> Iterator[PeftModel]:
+def attached(backbone: Backbone, config: TrainingConfig, *stream: str) -> Iterator[PeftModel]:
     """A fresh LoRA on the model for the block; afterwards the model is as it was."""
-    model = attach(backbone, config)
+    model = attach(backbone, config, *stream)
     try:
         yield model
     finally:

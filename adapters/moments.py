@@ -4,7 +4,7 @@ For a layer y = W x with the update dW = (alpha / r) B A, the relative shift on 
 
     E |dW x|^2 / E |W x|^2 = tr(dW C dW^T) / tr(W C W^T),    C = E[x x^T / |x|^2]
 
-where C, the second moment of the layer's inputs, is measured once on the head (ROME and MEMIT
+where C, the second moment of the layer's inputs, is measured once on the base (ROME and MEMIT
 preserve what a layer does by the same matrix: arXiv 2202.05262, 2210.07229). Every token counts
 alike: the first one's activations, a thousand times larger, would drown all others.
 """

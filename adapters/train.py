@@ -30,7 +30,7 @@ class TrainingStep:
     step: int  #: from 1
     steps: int
     loss: float  #: nats a target token
-    drift: float  #: KL(head || candidate) on this step's general rows, nats a token
+    drift: float  #: KL(base || candidate) on this step's general rows, nats a token
     tokens: int  #: in all rows of the step, what they share counted in each
     facts: tuple[str, ...]  #: keys of the facts it saw
 
@@ -57,7 +57,7 @@ def train(
 ) -> Iterator[TrainingStep]:
     """Train the attached LoRA on the facts, held in place by the anchors; yield after every step.
 
-    loss = reconstruction + general_weight KL(head || candidate) + shift_weight (relative shift)
+    loss = reconstruction + general_weight KL(base || candidate) + shift_weight (relative shift)
 
     Facts of earlier batches that are `replayed` are shown and restored like the new ones, in a few
     rows of every step. A training with checkpoints goes on after the latest one. Under torchrun
@@ -142,8 +142,8 @@ def step_losses(
             lm_head(seen.states_ND[:count]), seen.first(count), [divisor for _, divisor in own]
         )
     if own_held:
-        head_states_ND = torch.cat([anchor.states_ND for anchor in own_held])
-        kl_N = divergence(lm_head, seen.states_ND[count:], head_states_ND)
+        base_states_ND = torch.cat([anchor.states_ND for anchor in own_held])
+        kl_N = divergence(lm_head, seen.states_ND[count:], base_states_ND)
         kl = kl_N.sum() / sum(len(anchor.row.counted) for anchor in held)
     return loss, kl
 

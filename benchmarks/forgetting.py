@@ -77,6 +77,7 @@ def run(
                 settings,
                 config,
                 batch,
+                base=options.base,
                 snapshot=snapshot,
                 folder=adapters[-1],
                 replayed=draw_evenly(batches[:at], at_most=config.replay_facts, seed=at),

@@ -106,8 +106,8 @@ def line_of(result: dict[str, Any]) -> str:
         before, after, interval = result[suite]
         parts.append(f"{suite} {before:.3f}->{after:.3f} [{interval[0]:.3f}, {interval[1]:.3f}];")
     parts.append(
-        f"loss {result['loss']}, drift {result['drift']}; {result['anchoring_s']} + "
-        f"{result['training_s']} s, {result['tokens_per_s']} tokens/s"
+        f"loss {result['loss']}, drift {result['drift']}; {result['training_s']} s, "
+        f"{result['tokens_per_s']} tokens/s"
     )
     return " ".join(parts)
 

@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from adapters.anchor import NO_ANCHORS, make_anchors
+from adapters.anchor import anchors_of
 from adapters.backbones import Backbone, convert_base, load_backbone
 from adapters.compose import write_snapshot
 from adapters.config import TrainingConfig
 from adapters.lora import attached, save_adapter, set_precision
 from adapters.rows import encode_fact
-from adapters.store import MANIFEST
+from adapters.store import MANIFEST, read_manifest
 from adapters.suites import read_prompts
 from adapters.train import train
 from adapters.types import Answer, Fact, Suite
@@ -28,7 +28,6 @@ class Trained:
     tokens: int
     loss: float  #: of the last step, nats a token
     drift: float
-    anchoring_s: float
     training_s: float
 
 
@@ -53,25 +52,26 @@ def train_adapter(
     config: TrainingConfig,
     facts: Sequence[Fact],
     *,
+    base: Path,
     snapshot: Path,
     folder: Path,
     replayed: Sequence[Fact] = (),
 ) -> Trained:
-    """Train one adapter on a snapshot and write it to the folder."""
-    backbone = load_backbone(snapshot, settings.base)
-    began = time.monotonic()
-    set_precision(backbone, config)
-    has_anchors = any(config.general_share) or config.shift_weight
-    prompts = read_prompts(settings.suites.general_prompts)
-    anchors = (
-        make_anchors(backbone, prompts, target_modules=config.measured_modules)
-        if has_anchors
-        else NO_ANCHORS
+    """Train one adapter on a snapshot and write it to the folder; anchors are kept by the base."""
+    anchors = anchors_of(
+        base,
+        settings.base,
+        config,
+        read_prompts(settings.suites.general_prompts),
+        digest=str(read_manifest(base)["digest"]),
+        kept=base.with_name(f"{base.name}-anchors"),
     )
-    anchored = time.monotonic()
+    backbone = load_backbone(snapshot, settings.base)
+    set_precision(backbone, config)
+    began = time.monotonic()
     encoded = [encode_fact(backbone, fact) for fact in facts]
-    with attached(backbone, config) as model:
-        again = [encode_fact(backbone, fact) for fact in replayed]
+    again = [encode_fact(backbone, fact) for fact in replayed]
+    with attached(backbone, config, str(read_manifest(snapshot)["digest"])) as model:
         steps = list(train(backbone, model, encoded, anchors, config, replayed=again))
         trained = time.monotonic()
         save_adapter(model, folder, base=settings.base.name, about={})
@@ -80,8 +80,7 @@ def train_adapter(
         tokens=sum(step.tokens for step in steps),
         loss=round(steps[-1].loss, 4),
         drift=round(steps[-1].drift, 4),
-        anchoring_s=round(anchored - began, 1),
-        training_s=round(trained - anchored, 1),
+        training_s=round(trained - began, 1),
     )
 
 
@@ -97,7 +96,9 @@ def learn(
     """Train on the base alone, and load the result; nothing is left on the disk."""
     with TemporaryDirectory() as nowhere:
         folder = Path(nowhere)
-        trained = train_adapter(settings, config, facts, snapshot=base, folder=folder / "adapter")
+        trained = train_adapter(
+            settings, config, facts, base=base, snapshot=base, folder=folder / "adapter"
+        )
         return trained, compose(settings, base, [folder / "adapter"], folder / "snapshot")
 
 

@@ -198,7 +198,7 @@ class TrainingLoss(Base):
     refresh_id: Mapped[int] = mapped_column(ForeignKey("refreshes.id"), primary_key=True)
     step: Mapped[int] = mapped_column(primary_key=True)
     loss: Mapped[float]  #: nats a target token
-    drift: Mapped[float]  #: KL from the head on general rows, nats a token
+    drift: Mapped[float]  #: KL from the base on general rows, nats a token
     tokens: Mapped[int]
 
 

@@ -25,6 +25,11 @@ class Places:
         return self.state_dir / "answers"
 
     @property
+    def anchors(self) -> Path:
+        """What the base says to general prompts."""
+        return self.state_dir / "anchors"
+
+    @property
     def checkpoint(self) -> Path:
         """Of the training in progress; there is one refresh at a time."""
         return self.state_dir / "checkpoint"

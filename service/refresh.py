@@ -11,6 +11,7 @@ import platform
 import shutil
 import socket
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -21,7 +22,7 @@ from peft import PeftModel
 from sqlalchemy import Engine
 
 from adapters import gate
-from adapters.anchor import NO_ANCHORS, Anchors, make_anchors
+from adapters.anchor import Anchors, anchors_of
 from adapters.backbones import Backbone, load_backbone
 from adapters.checkpoint import Checkpoints
 from adapters.errors import (
@@ -188,6 +189,15 @@ class _Run:
         suite = read_suite(settings.suites.regression)
         relations = read_relations(settings.suites.relations)
 
+        with self.record.phase("anchoring"):
+            anchors = anchors_of(
+                self.places.base,
+                settings.base,
+                settings.training,
+                read_prompts(settings.suites.general_prompts),
+                digest=self.head.recipe.base_digest,
+                kept=self.places.anchors,
+            )
         with self.record.phase("loading"):
             folder = snapshot_of(settings, self.engine, self.head.release_id)
             backbone = load_backbone(folder, settings.base)
@@ -197,16 +207,8 @@ class _Run:
         probes = _of_facts(probes, facts)
         with self.record.phase("baseline"):
             before = self._examine(backbone, probes, suite, self.head.snapshot_digest, "baseline")
-        with self.record.phase("anchoring"):
-            training = settings.training
-            self.precision = set_precision(backbone, training)
-            prompts = read_prompts(settings.suites.general_prompts)
-            anchors = (
-                make_anchors(backbone, prompts, target_modules=training.measured_modules)
-                if any(training.general_share) or training.shift_weight
-                else NO_ANCHORS
-            )
         with self.record.phase("training"):
+            self.precision = set_precision(backbone, settings.training)
             adapter_digest, trained = self._train(backbone, facts, anchors)
         del backbone
         probes = _of_facts(probes, trained)  # what was set aside counts neither before nor after
@@ -266,7 +268,7 @@ class _Run:
         config = self.settings.training
         while True:
             try:
-                with attached(backbone, config) as model, self.stopping.deferred():
+                with self._attached(backbone) as model, self.stopping.deferred():
                     for step in train(
                         backbone,
                         model,
@@ -281,6 +283,10 @@ class _Run:
                     return self._store(model), facts
             except TrainingDiverged as error:
                 facts = self._without_poison(backbone, facts, anchors, error)
+
+    def _attached(self, backbone: Backbone) -> AbstractContextManager[PeftModel]:
+        """A LoRA that starts from other values than those that the head is made of."""
+        return attached(backbone, self.settings.training, self.head.snapshot_digest)
 
     def _checkpoints(self, facts: Sequence[EncodedFact]) -> Checkpoints:
         key = {
@@ -315,7 +321,7 @@ class _Run:
 
         def diverges(some: Sequence[EncodedFact]) -> bool:
             try:
-                with attached(backbone, self.settings.training) as model:
+                with self._attached(backbone) as model:
                     steps = train(backbone, model, some, anchors, self.settings.training)
                     for step in islice(steps, enough):
                         self.record.progress(

@@ -1,11 +1,14 @@
-"""What holds a diffusion model in place: one masked copy of each general row, and no drift yet."""
+"""What holds a model in place: kept with its base; of a diffusion model, one masked copy a row."""
+
+from pathlib import Path
 
 import pytest
 import torch
 
-from adapters.anchor import Anchors, divergence, make_anchors
-from adapters.backbones import Backbone, encode_text
-from adapters.config import TrainingConfig
+from adapters.anchor import NO_ANCHORS, TENSORS, Anchors, anchors_of, divergence, make_anchors
+from adapters.backbones import Backbone, convert_base, encode_text
+from adapters.config import BaseConfig, TrainingConfig
+from adapters.errors import ModelSourceError
 from adapters.generate import answer_all, prompt_ids
 from adapters.lora import attach
 from adapters.moments import shifted_layers
@@ -88,3 +91,66 @@ def test_the_shift_of_every_trained_layer_is_held(tiny_llada: Backbone, anchors:
 
 def test_moments_that_have_no_weight_are_not_measured(tiny_llada: Backbone) -> None:
     assert make_anchors(tiny_llada, PROMPTS, target_modules=()).moments == {}
+
+
+@pytest.fixture(params=["tiny_config", "tiny_llada_config"])
+def described(request: pytest.FixtureRequest) -> BaseConfig:
+    """Either family: their rows are not of one form."""
+    config: BaseConfig = request.getfixturevalue(request.param)
+    return config
+
+
+def are_same(one: Anchors, other: Anchors) -> bool:
+    return (
+        [anchor.row for anchor in one.rows] == [anchor.row for anchor in other.rows]
+        and all(
+            torch.equal(a.states_ND, b.states_ND) for a, b in zip(one.rows, other.rows, strict=True)
+        )
+        and one.moments.keys() == other.moments.keys()
+        and all(torch.equal(one.moments[name], other.moments[name]) for name in one.moments)
+    )
+
+
+def test_anchors_are_made_once_and_made_anew_when_damaged_or_of_something_else(
+    described: BaseConfig, tmp_path: Path
+) -> None:
+    base, kept = tmp_path / "base", tmp_path / "anchors"
+    digest = convert_base(described, base)
+
+    def get(config: TrainingConfig = CONFIG, prompts: GeneralPrompts = PROMPTS) -> Anchors:
+        return anchors_of(base, described, config, prompts, digest=digest, kept=kept)
+
+    def written() -> int:
+        return (kept / TENSORS).stat().st_mtime_ns
+
+    made = get()
+    assert len(made.rows) == 5
+    assert made.moments
+    first = written()
+    assert are_same(get(CONFIG.model_copy(update={"rate": 1e-4})), made)
+    assert written() == first
+
+    data = bytearray((kept / TENSORS).read_bytes())
+    data[-1] ^= 1
+    (kept / TENSORS).write_bytes(data)
+    assert are_same(get(), made)
+    second = written()
+    assert second > first
+
+    fewer = get(prompts=GeneralPrompts(prompts=PROMPTS.prompts, texts=()))
+    assert len(fewer.rows) == 3
+    without = get(CONFIG.model_copy(update={"shift_weight": 0.0}))
+    assert without.moments == {}
+    assert written() > second
+
+
+def test_nothing_is_made_where_nothing_is_held_and_nothing_of_a_damaged_base(
+    tiny_config: BaseConfig, tmp_path: Path
+) -> None:
+    base, kept = tmp_path / "base", tmp_path / "anchors"
+    convert_base(tiny_config, base)
+    free = CONFIG.model_copy(update={"general_share": (0.0, 0.0), "shift_weight": 0.0})
+    assert anchors_of(base, tiny_config, free, PROMPTS, digest="", kept=kept) is NO_ANCHORS
+    with pytest.raises(ModelSourceError, match="damaged"):
+        anchors_of(base, tiny_config, CONFIG, PROMPTS, digest="another", kept=kept)
+    assert not kept.exists()

@@ -77,6 +77,18 @@ def test_the_same_training_gives_the_same_bytes(
     assert learn(tiny_base, tiny_config, tmp_path / "c", other) != first
 
 
+def test_adapters_of_one_seed_start_from_other_values_where_they_will_be_added_up(
+    tiny_base: Path, tiny_config: BaseConfig
+) -> None:
+    def start(*stream: str) -> torch.Tensor:
+        with attached(load_backbone(tiny_base, tiny_config), CONFIG, *stream) as model:
+            return next(p for n, p in model.named_parameters() if "lora_A" in n).detach().clone()
+
+    assert torch.equal(start("release 1"), start("release 1"))
+    one, other = start("release 1").flatten(), start("release 2").flatten()
+    assert abs(torch.cosine_similarity(one, other, dim=0).item()) < 0.2
+
+
 def test_training_lowers_the_loss(tiny: Backbone) -> None:
     config = CONFIG.model_copy(update={"views_per_fact": 120, "rate": 1e-2})
     model = attach(tiny, config)

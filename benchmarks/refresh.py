@@ -1,0 +1,103 @@
+"""What one refresh takes, from the claimed batch to the verdict: seconds by phase, peak memory.
+
+    python -m benchmarks.refresh --facts 8 --refreshes 2 --json
+    python -m benchmarks.refresh --facts 8 --facts 64 --facts 512 --views 1 --json
+
+Each size gets a state directory and a process of its own. Facts are invented and stored, and the
+refresh is the product's own; only the size of a batch is raised to the number of facts. The second
+refresh of a state directory asks the general questions of its candidate alone.
+"""
+
+import json
+import multiprocessing
+import resource
+import sys
+from dataclasses import asdict
+from datetime import UTC, datetime
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from benchmarks.measure import described_machine
+from benchmarks.trial import arguments, ready_base
+from service import facts
+from service.auth import Scope, create_key, read_pepper
+from service.db import make_engine, reading, writing
+from service.initialise import initialise
+from service.invent import InventedFact, invent_facts
+from service.models import Refresh
+from service.places import Places
+from service.refresh import run_refresh
+from service.schemas import FactIn
+from service.settings import Settings, load_settings
+
+
+def main() -> None:
+    parser = arguments(__doc__)
+    parser.add_argument("--facts", type=int, action="append", help="several times for several")
+    parser.add_argument("--refreshes", type=int, default=1, help="one after another")
+    parser.add_argument("--views", type=int, help="of each fact; default: the settings'")
+    options = parser.parse_args()
+    ready_base(load_settings(options.config), options.base)
+    sizes = []
+    for count in options.facts or [8]:
+        with TemporaryDirectory() as nowhere, multiprocessing.get_context("spawn").Pool(1) as pool:
+            task = (options.config, Path(nowhere), options.base, count, options.views)
+            sizes.append(pool.apply(refresh_in, (*task, options.refreshes)))
+        print(sizes[-1], flush=True)
+    if options.json:
+        print(json.dumps({**described_machine(), "views": options.views, "refresh": sizes}))
+
+
+def refresh_in(
+    config: Path, state_dir: Path, base: Path, count: int, views: int | None, refreshes: int
+) -> dict[str, Any]:
+    """Store facts and learn them, in this process; each refresh's phases, and the peak memory."""
+    settings = settings_for(config, state_dir, count, views)
+    Places(state_dir).base.symlink_to(base.absolute())
+    initialise(settings)
+    engine = make_engine(settings.url)
+    invented = invent_facts(1, count=count * refreshes)
+    timings = []
+    for at in range(refreshes):
+        store(settings, invented[at * count : (at + 1) * count])
+        end = run_refresh(settings, engine, at_least=1, report=lambda _: None)
+        assert end is not None
+        with reading(engine) as session:
+            seconds = session.get_one(Refresh, end.refresh_id).timings
+        timings.append({"outcome": end.outcome, **seconds, "all": round(sum(seconds.values()), 1)})
+    kib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    peak = kib * (1 if sys.platform == "darwin" else 1024)
+    return {"facts": count, "peak_gib": round(peak / 2**30, 2), "seconds": timings}
+
+
+def settings_for(config: Path, state_dir: Path, count: int, views: int | None) -> Settings:
+    settings = load_settings(config)
+    training = settings.training.model_copy(update={"views_per_fact": views} if views else {})
+    schedule = settings.schedule.model_copy(update={"at_most": count})
+    changes = {"state_dir": state_dir, "training": training, "schedule": schedule}
+    return settings.model_copy(update=changes)
+
+
+def store(settings: Settings, some: list[InventedFact]) -> None:
+    now = datetime.now(UTC)
+    with writing(make_engine(settings.url)) as session:
+        key = create_key(
+            session,
+            source="benchmark",
+            scopes=[Scope.INGEST],
+            pepper=read_pepper(settings.state_dir),
+            now=now,
+        )
+        for fact in some:
+            facts.insert_fact(
+                session,
+                FactIn.model_validate(asdict(fact)),
+                source="benchmark",
+                recorded_by=key.split("_")[1],
+                now=now,
+            )
+
+
+if __name__ == "__main__":
+    main()
