@@ -1,13 +1,14 @@
 """Compare what the model is shown of a fact, at equal tokens, on NameDescription statements.
 
-    python -m benchmarks.masking --data FOLDER --seed 1 --seed 2 --seed 3 --json
+    python -m benchmarks.masking --data FOLDER --runs runs.jsonl --json
 
 Twenty statements (ten name first, ten description first; Lin et al. 2024, after Berglund et al.
 2023) are trained with each way of showing them, and the set's own questions asked: forward where
 the question runs as the statement does, backward where it runs against it. Of each person's
 questions every second one is for choosing, the others for reporting. A question that is word for
 word a training view is left out. Scores are exact containment of the answer; the second number of
-a pair is ROUGE-1 recall.
+a pair is ROUGE-1 recall. All ways on three seeds take hours on a small machine: what --runs names
+holds one line a run, and a run that has its line is not made again.
 """
 
 import json
@@ -69,19 +70,42 @@ def main() -> None:
     parser.add_argument("--seed", type=int, action="append")
     parser.add_argument("--tokens", type=int, default=60_000, help="in the facts' rows of a run")
     parser.add_argument("--way", action="append", choices=list(WAYS), help="default: all")
+    parser.add_argument("--runs", type=Path, help="where each run's scores are kept, as JSON lines")
     options = parser.parse_args()
     settings = load_settings(options.config)
     base = ready_base(settings, options.base)
     people = read_people(options.data, settings.training)
     scores: dict[str, list[dict[str, Any]]] = {}
+    kept = read_runs(options.runs)
     for seed in options.seed or [1, 2, 3]:
         for way in options.way or WAYS:
-            score = run(settings, base, people, way, seed, options.tokens)
-            scores.setdefault(way, []).append(score)
-            print(f"seed {seed} {way}: {score}", flush=True)
+            key = (way, seed, options.tokens)
+            if key not in kept:
+                kept[key] = run(settings, base, people, *key)
+                keep_run(options.runs, *key, kept[key])
+            scores.setdefault(way, []).append(kept[key])
+            print(f"seed {seed} {way}: {kept[key]}", flush=True)
     if options.json:
         masking = {way: summed_up(some) for way, some in scores.items()}
         print(json.dumps({**described_machine(), "masking": masking}))
+
+
+Key = tuple[str, int, int]  #: way, seed, tokens
+
+
+def read_runs(path: Path | None) -> dict[Key, dict[str, Any]]:
+    """The runs that were made already."""
+    if path is None or not path.exists():
+        return {}
+    lines = map(json.loads, path.read_text(encoding="utf-8").splitlines())
+    return {(line["way"], line["seed"], line["tokens"]): line["score"] for line in lines}
+
+
+def keep_run(path: Path | None, way: str, seed: int, tokens: int, score: dict[str, Any]) -> None:
+    if path is not None:
+        line = {"way": way, "seed": seed, "tokens": tokens, "score": score, **described_machine()}
+        with path.open("a", encoding="utf-8") as file:
+            file.write(f"{json.dumps(line)}\n")
 
 
 def read_people(data: Path, training: TrainingConfig) -> list[Person]:
