@@ -46,7 +46,7 @@ groups = {
         "facts": "What was pushed, and what became of it.",
         "refreshes": "Trainings and their verdicts.",
         "adapters": "The LoRA weights of each batch.",
-        "releases": "Recipes that passed the gate; one of them is the head.",
+        "releases": "The base, what passed the gate, what rollbacks made; one is the head.",
         "keys": "API keys.",
         "db": "The database's schema.",
     }.items()

@@ -45,7 +45,7 @@ class ScheduleSettings(Section):
     at_least: Count = 8  #: facts that must wait; fewer can hardly pass the gate (docs/gate.md)
     at_most: Count = 64  #: facts in one batch
     lease_s: Seconds = 120  #: a refresh that shows no sign of life for so long is taken over
-    attempts: Count = 3  #: refreshes a fact may see fail before it is set aside
+    attempts: Count = 3  #: refreshes a fact may see fail or die before it is rejected
     stop_within_s: Seconds = 30  #: how long a refresh may take to end once it was asked to
 
 
