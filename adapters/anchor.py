@@ -27,7 +27,7 @@ from torch import Tensor
 
 from adapters.backbones import Backbone, encode_text, load_backbone, verify_base
 from adapters.config import BaseConfig, TrainingConfig
-from adapters.errors import ArtefactError
+from adapters.errors import ArtefactError, UnsafeText
 from adapters.generate import answer_all, prompt_ids
 from adapters.lora import chosen_precision, set_precision
 from adapters.masking import hide_some, random_for
@@ -140,7 +140,10 @@ def _masked_for(backbone: Backbone, row: Row, at: int) -> Row:
 def _answered(backbone: Backbone, prompts: Sequence[str]) -> Iterator[Row]:
     texts = dict(answer_all(backbone, prompts, at_most_tokens=ANSWER_TOKENS))
     for at, prompt in enumerate(prompts):
-        answer = encode_text(backbone, texts[at])
+        try:
+            answer = encode_text(backbone, texts[at])
+        except UnsafeText:  # the base said a token that plain text cannot be
+            continue
         is_whole = len(answer) < ANSWER_TOKENS - 1
         end = (backbone.frame.end,) if is_whole else ()
         target = (*answer[:ANSWER_TOKENS], *end)
@@ -167,8 +170,8 @@ def _write(folder: Path, anchors: Anchors, key: str) -> None:
 
 
 def _read(folder: Path) -> Anchors:
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    tensors = load_file(folder / TENSORS, device=device)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")  # the current one
+    tensors = {name: kept.to(device) for name, kept in load_file(folder / TENSORS).items()}
     rows = [_row(row) for row in json.loads((folder / ROWS).read_text())]
     parts = tensors.pop("states").split([len(row.counted) for row in rows])  # type: ignore[no-untyped-call]
     return Anchors(

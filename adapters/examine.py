@@ -49,7 +49,7 @@ def examine(
     report: Report,
 ) -> Examination:
     """Ask the batch's probes and the regression suite, the latter from the cache where it can."""
-    decoding = [answer_tokens, backbone.config.decoding.model_dump()]
+    decoding = [answer_tokens, backbone.config.decoding.model_dump(), backbone.config.dtype]
     known = _cache_file(cache, suite, weights_digest, decoding)
     general = _read(known, suite)
     asked = (*probes, *(suite.probes if general is None else ()))

@@ -116,8 +116,12 @@ def draw_replayed(session: Session, *, at_most: int, seed: int) -> list[FactRow]
 
 
 def draw_evenly(groups: Sequence[Sequence[T]], *, at_most: int, seed: int) -> list[T]:
-    """One of each group in turn, in an order that depends on the seed alone."""
+    """One of each group in turn, in an order that depends on the seed alone.
+
+    The groups' own order is drawn, too: where there are more than `at_most`, none is always last.
+    """
     shuffled = [random_for(seed, at).sample(group, len(group)) for at, group in enumerate(groups)]
+    random_for(seed, "groups").shuffle(shuffled)
     turns = (item for turn in zip_longest(*shuffled) for item in turn if item is not None)
     return list(islice(turns, at_most))
 
@@ -191,9 +195,12 @@ def end_without_verdict(
     """End a refresh that has no verdict: its facts wait again, or are set aside.
 
     A fact that saw `attempts` refreshes fail is rejected with the reason, so that a poisonous one
-    does not block the queue for ever.
+    does not block the queue for ever. A refresh that has ended keeps its outcome: what goes wrong
+    while it clears up after a verdict takes nothing back.
     """
     refresh = session.get_one(Refresh, refresh_id)
+    if refresh.outcome is not None:
+        return
     refresh.outcome, refresh.reason, refresh.ended_at = outcome, reason, now
     session.flush()
     failures = _failures(session, refresh_id) if outcome in COUNTED else {}

@@ -20,6 +20,8 @@ from typing import Any
 
 from peft import PeftModel
 from sqlalchemy import Engine
+from sqlalchemy.exc import OperationalError
+from torch import OutOfMemoryError
 
 from adapters import gate
 from adapters.anchor import Anchors, anchors_of
@@ -65,7 +67,16 @@ from service.stopping import Stopping
 log = logging.getLogger(__name__)
 
 #: What is wrong with the surroundings, not with the facts.
-HINDRANCES = (ArtefactError, ConfigurationError, ModelSourceError, SuiteError, OSError)
+HINDRANCES = (
+    ArtefactError,
+    ConfigurationError,
+    ModelSourceError,
+    SuiteError,
+    OSError,
+    MemoryError,
+    OutOfMemoryError,
+    OperationalError,
+)
 
 OUTCOMES = {
     Outcome.PASS: RefreshOutcome.PROMOTED,
@@ -295,6 +306,7 @@ class _Run:
             "facts": [[fact.key, fact.statement] for fact in facts],
             "snapshot": self.head.snapshot_digest,
             "prompts": file_digest(self.settings.suites.general_prompts),
+            "shown": self.settings.base.model_dump(mode="json"),  # the blank, the mask, the dtype
         }
         return Checkpoints(folder=self.places.checkpoint, key=canonical_digest(key))
 

@@ -27,7 +27,7 @@ def anchors(tiny_llada: Backbone) -> Anchors:
     return make_anchors(tiny_llada, PROMPTS, target_modules=CONFIG.measured_modules)
 
 
-def test_the_rows_are_the_heads_own_answers_and_the_texts(
+def test_the_rows_are_the_bases_own_answers_and_the_texts(
     tiny_llada: Backbone, anchors: Anchors
 ) -> None:
     answers = dict(answer_all(tiny_llada, PROMPTS.prompts, at_most_tokens=16))
@@ -57,7 +57,7 @@ def test_each_row_has_masked_tokens_that_all_count_once(
         assert tiny_llada.mask_id not in row.prompt
 
 
-def test_the_heads_states_are_those_of_the_masked_tokens(
+def test_the_bases_states_are_those_of_the_masked_tokens(
     tiny_llada: Backbone, anchors: Anchors
 ) -> None:
     for anchor in anchors.rows:
@@ -78,10 +78,10 @@ def test_the_rows_are_masked_each_in_its_own_way(anchors: Anchors) -> None:
 def test_an_untrained_adapter_has_not_drifted(tiny_llada: Backbone, anchors: Anchors) -> None:
     attach(tiny_llada, CONFIG)
     states_ND = predict(tiny_llada.model, [anchor.row for anchor in anchors.rows]).states_ND
-    head_states_ND = torch.cat([anchor.states_ND for anchor in anchors.rows])
+    base_states_ND = torch.cat([anchor.states_ND for anchor in anchors.rows])
     lm_head = tiny_llada.model.lm_head
-    assert divergence(lm_head, states_ND, head_states_ND).abs().max().item() < 1e-6
-    assert divergence(lm_head, states_ND + 0.5, head_states_ND).mean().item() > 1e-4
+    assert divergence(lm_head, states_ND, base_states_ND).abs().max().item() < 1e-6
+    assert divergence(lm_head, states_ND + 0.5, base_states_ND).mean().item() > 1e-4
 
 
 def test_the_shift_of_every_trained_layer_is_held(tiny_llada: Backbone, anchors: Anchors) -> None:

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from datetime import datetime, timedelta
 
 import pytest
-from sqlalchemy import Engine
+from sqlalchemy import Engine, select
 
 from service import batches, facts, leases
 from service.batches import ClaimedBatch
@@ -251,3 +251,30 @@ def test_what_a_batch_replays_is_recorded_with_it(
     assert [fact.statement for fact in claimed.replayed] == ["One."]
     with reading(engine) as session:
         assert session.get(Replay, (claimed.batch_id, known)) is not None
+
+
+def test_no_batch_is_always_the_last_to_be_replayed() -> None:
+    groups = [[f"{batch}/{fact}" for fact in range(8)] for batch in range(60)]
+    drawn = {seed: batches.draw_evenly(groups, at_most=48, seed=seed) for seed in range(20)}
+    assert all(len({fact.split("/")[0] for fact in some}) == 48 for some in drawn.values())
+    ever = {fact.split("/")[0] for some in drawn.values() for fact in some}
+    assert ever == {str(batch) for batch in range(60)}
+    assert batches.draw_evenly(groups, at_most=48, seed=3) == drawn[3]
+
+
+def test_a_refresh_that_has_ended_keeps_its_outcome(
+    engine: Engine, store: Callable[..., list[int]], reject: Callable[[], int], now: datetime
+) -> None:
+    ids = store("One.", "Two.")
+    reject()
+    with reading(engine) as session:
+        ended = session.scalars(select(Refresh)).one()
+    end(engine, ended.id, RefreshOutcome.STOPPED, now + timedelta(minutes=1))
+    with reading(engine) as session:
+        kept = session.get_one(Refresh, ended.id)
+    assert (kept.outcome, kept.reason, kept.ended_at) == (
+        RefreshOutcome.REJECTED,
+        ended.reason,
+        ended.ended_at,
+    )
+    assert states(engine, ids) == [FactState.REJECTED, FactState.REJECTED]

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import yaml
 from sqlalchemy import Engine, select
+from torch import OutOfMemoryError
 from transformers import AutoTokenizer
 
 from adapters import train
@@ -236,6 +237,23 @@ def test_a_damaged_base_ends_the_refresh_and_the_facts_wait(
     with pytest.raises(ModelSourceError, match=r"config\.json is corrupt"):
         refresh(world)
     assert last_refresh(engine).outcome == RefreshOutcome.HINDERED
+    assert state(engine, fact) is FactState.PENDING
+
+
+def test_a_machine_out_of_memory_is_never_held_against_the_facts(
+    make_world: Callable[..., World], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings, engine = world = make_world()
+    (fact,) = push(engine, "Orlan Vess is the mayor of Tolmar.")
+
+    def too_much(*_: object, **__: object) -> str:
+        raise OutOfMemoryError("CUDA out of memory.")
+
+    monkeypatch.setattr("service.refresh.train", too_much)
+    for _ in range(settings.schedule.attempts + 1):
+        with pytest.raises(OutOfMemoryError):
+            refresh(world)
+        assert last_refresh(engine).outcome == RefreshOutcome.HINDERED
     assert state(engine, fact) is FactState.PENDING
 
 
