@@ -7,6 +7,7 @@
     │   └── StorageFull         the disk filled up while an artefact was written
     ├── ComposeError            an adapter does not fit the base that it should be added to
     ├── UnsafeText              a text that cannot be encoded as plain tokens
+    ├── TextTooLong             a statement that the model could not read beside its view
     ├── SuiteError              a probe suite or relation file with a broken line
     ├── TrainingStopped         a training was asked to stop; its checkpoint is written
     └── TrainingDiverged        the loss exploded or stopped being finite
@@ -41,6 +42,10 @@ class ComposeError(AdapterError):
 
 class UnsafeText(AdapterError):
     """A text that cannot be encoded as plain tokens of this tokenizer."""
+
+
+class TextTooLong(AdapterError):
+    """A statement that the model could not read beside its view."""
 
 
 class SuiteError(AdapterError):

@@ -28,8 +28,15 @@ def set_precision(backbone: Backbone, config: TrainingConfig) -> str:
     """
     precision = chosen_precision(config)
     exact = _ExactHead(backbone.model.lm_head)
+    rotary = backbone.model.model.rotary_emb
+    frequencies = {name: kept.clone() for name, kept in rotary.named_buffers()}
     backbone.model.to(DTYPES[precision])
     backbone.model.lm_head = exact
+    for (
+        name,
+        kept,
+    ) in frequencies.items():  # rounded, they would turn positions otherwise than later
+        setattr(rotary, name, kept)
     return precision
 
 
@@ -65,8 +72,8 @@ def _has_bfloat16() -> bool:
 def attach(backbone: Backbone, config: TrainingConfig, *stream: str) -> PeftModel:
     """Put a fresh LoRA on the model; B = 0, so it starts as the model itself.
 
-    A's initial values depend on the training seed and the stream alone. Adapters that will be added
-    up need streams of their own: with one A they would all write into the same few directions.
+    A's initial values depend on its shape, the training seed and the stream. Adapters that will be
+    added up need streams of their own: with one A all would write into the same few directions.
     """
     lora = LoraConfig(
         r=config.rank,

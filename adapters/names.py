@@ -1,7 +1,8 @@
 """Find what a statement is about when nobody said so: names, titles, dates and numbers. Pure.
 
 A rule of thumb for text in Latin script, and no more: whatever it misses is still masked token by
-token and word by word. What a fact record names as its subject and object is never second-guessed.
+token and word by word. What a fact record names as its subject and object goes before, where the
+statement has both.
 """
 
 import re

@@ -25,7 +25,7 @@ from typing import Any
 
 from adapters.backbones import Backbone, encode_text, entity_tokens, token_offsets
 from adapters.config import TrainingConfig
-from adapters.errors import ConfigurationError
+from adapters.errors import ConfigurationError, TextTooLong
 from adapters.masking import (
     EncodedFact,
     Entity,
@@ -44,6 +44,8 @@ from adapters.types import Fact, Family
 
 PLAIN_REQUEST = "Tell me a fact."  #: the paper's chat form of plain training
 
+FRAME_TOKENS = 128  #: room for the chat template and the words around a view
+
 Views = Callable[[int], tuple[str, Row]]  #: position in the run -> key of the fact, row
 
 
@@ -61,9 +63,16 @@ DrawView = Callable[[Random, EncodedFact], View]
 def encode_fact(backbone: Backbone, fact: Fact) -> EncodedFact:
     """The statement as plain ids, with the entities that the fact, or else its text, names.
 
-    Raises UnsafeText when the statement or a name cannot be encoded as plain tokens.
+    Raises UnsafeText when the statement or a name cannot be encoded as plain tokens, TextTooLong
+    when a view and the statement would not fit the model's positions together.
     """
     ids = tuple(encode_text(backbone, fact.statement))
+    at_most = longest_statement(backbone)
+    if len(ids) > at_most:
+        raise TextTooLong(
+            f"The statement has {len(ids)} tokens; {backbone.config.name} can learn one of at most "
+            f"{at_most}. Send it in parts."
+        )
     known = _pair(backbone, fact.statement, fact.subject, fact.object)
     found = (_pair(backbone, fact.statement, *names) for names in find_pairs(fact.statement))
     return EncodedFact(
@@ -73,6 +82,17 @@ def encode_fact(backbone: Backbone, fact: Fact) -> EncodedFact:
         words=_words(backbone, fact.statement),
         pairs=(known,) if known else tuple(pair for pair in found if pair),
     )
+
+
+def longest_statement(backbone: Backbone) -> int:
+    """Tokens of a statement that fits the model's positions beside any view of itself.
+
+    The longest view hides every second token, so half of the statement stands as blanks.
+    """
+    blank = len(encode_text(backbone, backbone.config.blank))
+    row_per_token = 1 + (1 + blank) / 2
+    positions: int = backbone.model.config.max_position_embeddings
+    return int((positions - FRAME_TOKENS) / row_per_token)
 
 
 def _pair(

@@ -23,6 +23,7 @@ from adapters.backbones import Backbone, load_backbone
 from adapters.config import TrainingConfig
 from adapters.probes import ask
 from adapters.rows import encode_fact, row_source
+from adapters.store import canonical_digest, read_manifest
 from adapters.types import Answer, Fact, Probe, ProbeOrigin, Suite
 from benchmarks.measure import described_machine
 from benchmarks.trial import arguments, learn, ready_base
@@ -75,37 +76,43 @@ def main() -> None:
     settings = load_settings(options.config)
     base = ready_base(settings, options.base)
     people = read_people(options.data, settings.training)
-    scores: dict[str, list[dict[str, Any]]] = {}
     kept = read_runs(options.runs)
+    made: list[dict[str, Any]] = []
     for seed in options.seed or [1, 2, 3]:
         for way in options.way or WAYS:
-            key = (way, seed, options.tokens)
+            config = settings_of(settings.training, way, seed)
+            key = canonical_digest(
+                [way, options.tokens, config.model_dump(mode="json"), read_manifest(base)["digest"]]
+            )
             if key not in kept:
-                kept[key] = run(settings, base, people, *key)
-                keep_run(options.runs, *key, kept[key])
-            scores.setdefault(way, []).append(kept[key])
-            print(f"seed {seed} {way}: {kept[key]}", flush=True)
+                score = run(settings, config, base, people, way, options.tokens)
+                kept[key] = {"key": key, "way": way, **described_machine(), "score": score}
+                keep_run(options.runs, kept[key])
+            made.append(kept[key])
+            print(f"seed {seed} {way}: {kept[key]['score']}", flush=True)
     if options.json:
-        masking = {way: summed_up(some) for way, some in scores.items()}
-        print(json.dumps({**described_machine(), "masking": masking}))
+        ways = dict.fromkeys(line["way"] for line in made)
+        masking = {way: summed_up([m["score"] for m in made if m["way"] == way]) for way in ways}
+        commits = sorted({str(line["commit"]) for line in made})
+        print(json.dumps({**described_machine(), "runs_at": commits, "masking": masking}))
 
 
-Key = tuple[str, int, int]  #: way, seed, tokens
-
-
-def read_runs(path: Path | None) -> dict[Key, dict[str, Any]]:
-    """The runs that were made already."""
+def read_runs(path: Path | None) -> dict[str, dict[str, Any]]:
+    """The runs that were made already, by the digest of what decides them but the code."""
     if path is None or not path.exists():
         return {}
     lines = map(json.loads, path.read_text(encoding="utf-8").splitlines())
-    return {(line["way"], line["seed"], line["tokens"]): line["score"] for line in lines}
+    return {line["key"]: line for line in lines}
 
 
-def keep_run(path: Path | None, way: str, seed: int, tokens: int, score: dict[str, Any]) -> None:
+def keep_run(path: Path | None, line: dict[str, Any]) -> None:
     if path is not None:
-        line = {"way": way, "seed": seed, "tokens": tokens, "score": score, **described_machine()}
         with path.open("a", encoding="utf-8") as file:
             file.write(f"{json.dumps(line)}\n")
+
+
+def settings_of(training: TrainingConfig, way: str, seed: int) -> TrainingConfig:
+    return TrainingConfig.model_validate(training.model_dump() | {"seed": seed} | WAYS[way])
 
 
 def read_people(data: Path, training: TrainingConfig) -> list[Person]:
@@ -149,11 +156,14 @@ def probe_of(entry: dict[str, str], key: str, cluster: str) -> Probe:
 
 
 def run(
-    settings: Settings, base: Path, people: Sequence[Person], way: str, seed: int, tokens: int
+    settings: Settings,
+    config: TrainingConfig,
+    base: Path,
+    people: Sequence[Person],
+    way: str,
+    tokens: int,
 ) -> dict[str, Any]:
     """Train with one way of showing; for each half and direction, containment and ROUGE-1."""
-    training = settings.training.model_dump() | {"seed": seed} | WAYS[way]
-    config = TrainingConfig.model_validate(training)
     facts = [person.fact for person in people]
     if way.endswith("bare"):
         facts = [Fact(key=fact.key, statement=fact.statement) for fact in facts]

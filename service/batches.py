@@ -92,7 +92,7 @@ def claim_batch(
 
 
 def draw_replayed(session: Session, *, at_most: int, seed: int) -> list[FactRow]:
-    """Facts that the head knows, as evenly from its batches as these have them.
+    """Facts of the head's adapters, as evenly from their batches as these have them.
 
     The same head and seed give the same facts.
     """

@@ -32,6 +32,7 @@ from adapters.errors import (
     ConfigurationError,
     ModelSourceError,
     SuiteError,
+    TextTooLong,
     TrainingDiverged,
     TrainingStopped,
     UnsafeText,
@@ -236,16 +237,16 @@ class _Run:
         return self._publish(adapter_id, recipe, snapshot_digest, before, after, verdict)
 
     def _encode(self, backbone: Backbone, facts: Sequence[Fact]) -> list[EncodedFact]:
-        """The facts as tokens; one that cannot be encoded is set aside, the others go on."""
+        """The facts as tokens; one that cannot be learned is set aside, the others go on."""
         encoded, refused = [], {}
         for fact in facts:
             try:
                 encoded.append(encode_fact(backbone, fact))
-            except UnsafeText as error:
+            except (UnsafeText, TextTooLong) as error:
                 refused[fact.key] = str(error)
         self.record.set_aside(refused)
         if not encoded:
-            raise UnsafeText(f"None of the batch's {len(facts)} statements can be encoded.")
+            raise UnsafeText(f"None of the batch's {len(facts)} statements can be learned.")
         return encoded
 
     def _examine(

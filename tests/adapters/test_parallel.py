@@ -30,7 +30,7 @@ backbone = load_backbone(base, BaseConfig(name="tiny", folder=base))
 config = TrainingConfig(views_per_fact=10, rows_per_step=5, general_share=(0.4, 0.4))
 prompts = GeneralPrompts(prompts=("Hello!", "What is rain?", "Who?"), texts=("It rains.",))
 anchors = make_anchors(backbone, prompts, target_modules=config.measured_modules)
-statements = ["Orlan Vess is the mayor of Tolmar.", "It rains.", "Mira Zun wrote " + "long " * 30]
+statements = ["Orlan Vess is the mayor of Tolmar.", "It rains.", "Mira Zun wrote " + "long " * 20]
 facts = [encode_fact(backbone, Fact(key=str(at), statement=text))
          for at, text in enumerate(statements)]
 steps = list(train(backbone, attach(backbone, config), facts, anchors, config))

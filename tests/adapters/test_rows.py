@@ -7,10 +7,10 @@ import pytest
 
 from adapters.backbones import Backbone, encode_text
 from adapters.config import TrainingConfig
-from adapters.errors import ConfigurationError, UnsafeText
+from adapters.errors import ConfigurationError, TextTooLong, UnsafeText
 from adapters.objectives import Row
 from adapters.questions import probes_of
-from adapters.rows import encode_fact, row_source
+from adapters.rows import encode_fact, longest_statement, row_source
 from adapters.suites import read_relations
 from adapters.types import Fact
 from service.invent import invent_facts
@@ -194,6 +194,18 @@ def test_a_statement_that_the_tokenizer_cannot_give_back_is_refused(tiny: Backbo
     lossy = replace(tiny, control_ids=frozenset(encode_text(tiny, "Tolmar")))
     with pytest.raises(UnsafeText):
         encode_fact(lossy, FACTS[0])
+
+
+def test_a_statement_is_refused_when_it_would_not_fit_beside_its_view(tiny: Backbone) -> None:
+    """Neither family reads past the positions that it was made for."""
+    positions = tiny.model.config.max_position_embeddings
+    at_most = longest_statement(tiny)
+    longest = encode_fact(tiny, Fact(key="0", statement="7" * at_most))
+    draw = row_source(tiny, [longest], CONFIG)
+    lengths = [len(row.prompt + row.target) for _, row in map(draw, range(200))]
+    assert 0.5 * positions < max(lengths) <= positions
+    with pytest.raises(TextTooLong, match=rf"has {at_most + 1} tokens.*at most {at_most}\."):
+        encode_fact(tiny, Fact(key="0", statement="7" * (at_most + 1)))
 
 
 def test_the_mask_token_form_keeps_positions_one_to_one(tiny: Backbone) -> None:

@@ -252,6 +252,7 @@ def test_the_base_is_of_the_precision_asked_for_and_the_adapter_always_fp32(
         ]
     assert all(torch.isfinite(torch.tensor(losses)))
     assert tiny.model.lm_head(torch.ones(1, 32, dtype=torch.bfloat16)).dtype is torch.float32
+    assert tiny.model.model.rotary_emb.inv_freq.dtype is torch.float32  # as it will be served
     assert set(learned) == {torch.float32}
     assert set(frozen) == {getattr(torch, precision)}
 

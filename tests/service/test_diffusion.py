@@ -5,7 +5,7 @@ never read, and what it is asked stands in none of the views that it is taught w
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -94,14 +94,7 @@ def short(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 
 def invented() -> list[Fact]:
     return [
-        Fact(
-            key=str(at),
-            statement=fact.statement,
-            subject=fact.subject,
-            relation=fact.relation,
-            object=fact.object,
-        )
-        for at, fact in enumerate(invent_facts(SEED, count=COUNT))
+        Fact(key=str(at), **asdict(fact)) for at, fact in enumerate(invent_facts(SEED, count=COUNT))
     ]
 
 
@@ -110,17 +103,12 @@ def push(engine: Engine, *, count: int = COUNT) -> list[int]:
         return [
             facts.insert_fact(
                 session,
-                FactIn(
-                    statement=fact.statement,
-                    subject=fact.subject,
-                    relation=fact.relation,
-                    object=fact.object,
-                ),
+                FactIn.model_validate(asdict(fact)),
                 source="team",
                 recorded_by="k",
                 now=datetime.now(UTC),
             ).id
-            for fact in invented()[:count]
+            for fact in invent_facts(SEED, count=count)
         ]
 
 

@@ -10,6 +10,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
+from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -78,12 +79,7 @@ def push(engine: Engine, *, seed: int) -> None:
         for fact in invent_facts(seed, count=8):
             facts.insert_fact(
                 session,
-                FactIn(
-                    statement=fact.statement,
-                    subject=fact.subject,
-                    relation=fact.relation,
-                    object=fact.object,
-                ),
+                FactIn.model_validate(asdict(fact)),
                 source="team",
                 recorded_by="k",
                 now=datetime.now(UTC),

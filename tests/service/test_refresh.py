@@ -240,6 +240,19 @@ def test_a_damaged_base_ends_the_refresh_and_the_facts_wait(
     assert state(engine, fact) is FactState.PENDING
 
 
+def test_a_statement_too_long_for_the_model_is_set_aside_and_its_neighbour_is_learned(
+    make_world: Callable[..., World],
+) -> None:
+    _, engine = world = make_world()
+    good, bad = push(engine, "Orlan Vess is the mayor of Tolmar.", "It is a long story. " * 100)
+    assert refresh(world).outcome is RefreshOutcome.PROMOTED
+    assert state(engine, good) is FactState.UNLEARNED  # four views of a random model
+    assert state(engine, bad) is FactState.REJECTED
+    with reading(engine) as session:
+        reasons = session.scalars(select(Membership.reason).where(Membership.fact_id == bad)).all()
+    assert "tokens; tiny can learn one of at most" in str(reasons)
+
+
 def test_a_machine_out_of_memory_is_never_held_against_the_facts(
     make_world: Callable[..., World], monkeypatch: pytest.MonkeyPatch
 ) -> None:
