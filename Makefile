@@ -51,5 +51,5 @@ tests: $(READY)
 quick: $(READY)  ## the tests without those that train the real base
 	$(BIN)/pytest -q -m "not slow"
 
-clean:  ## remove .venv, caches and the state directory
+clean:  ## remove .venv, caches and ./state, its database and adapters included
 	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis state

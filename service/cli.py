@@ -198,16 +198,18 @@ def refresh(
     from service.refresh import run_refresh
 
     settings = context.settings
+    needed = settings.schedule.at_least if at_least is None else at_least
     with Stopping().listening() as stopping, _bar() as report:
         end = run_refresh(
             settings,
             context.engine(),
-            at_least=settings.schedule.at_least if at_least is None else at_least,
+            at_least=needed,
             report=report,
             stopping=stopping,
         )
     if end is None:
-        _show({"outcome": None}, as_json, lambda: ["Too few facts are waiting."])
+        too_few = f"Fewer than {needed} facts are waiting: push more, or pass --at-least."
+        _show({"outcome": None}, as_json, lambda: [too_few])
         return
     with reading(context.engine()) as session:
         record = views.show_refresh(session, end.refresh_id)
