@@ -6,12 +6,15 @@
 Each batch's facts are invented and trained on the release before, as a refresh does, but nothing is
 left out by a gate: every adapter is merged. The same run is made with replay and the general rows
 as they are set (`on`), and with replay off (`off`). After each merge every fact so far is asked, in
-both directions, and the general questions and passages of the regression suite.
+both directions, and the general questions and passages of the regression suite. Both runs take
+hours on a small machine: with --work, adapters and scores are kept in that folder, and a run that
+was cut off goes on after its last whole batch.
 """
 
 import argparse
 import json
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from statistics import mean
@@ -19,13 +22,15 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from adapters.backbones import Backbone, load_backbone
+from adapters.compose import write_snapshot
 from adapters.config import TrainingConfig
 from adapters.probes import ask, score_passages
 from adapters.questions import probes_of
+from adapters.store import canonical_digest, read_manifest
 from adapters.suites import read_relations, read_suite
 from adapters.types import Answer, Fact, Probe, Suite
-from benchmarks.measure import described_machine
-from benchmarks.trial import arguments, compose, ready_base, share, train_adapter
+from benchmarks.measure import add_line, described_machine, read_lines
+from benchmarks.trial import arguments, changed, compose, ready_base, share, train_adapter
 from service.batches import draw_evenly
 from service.invent import invent_facts
 from service.settings import Settings, load_settings
@@ -39,6 +44,8 @@ def main() -> None:
     parser.add_argument("--facts", type=int, default=12, help="in a batch")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--only", choices=["on", "off"])
+    parser.add_argument("--work", type=Path, help="where adapters and scores are kept")
+    parser.add_argument("changes", nargs="*", help="training.KEY=VALUE, for both runs")
     parser.add_argument("--draw", type=Path, help="draw the numbers of this file beside it, as SVG")
     options = parser.parse_args()
     if options.draw:
@@ -46,46 +53,60 @@ def main() -> None:
         return
     settings = load_settings(options.config)
     ready_base(settings, options.base)
+    training = changed(settings.training, options.changes)
     ways = {"on": {}, "off": {"replay_facts": 0}}
     result = {
-        way: run(settings, settings.training.model_copy(update=changes), options, way)
+        way: run(settings, training.model_copy(update=changes), options, way)
         for way, changes in ways.items()
         if options.only in (None, way)
     }
     if options.json:
-        print(json.dumps({**described_machine(), "facts_a_batch": options.facts, **result}))
+        about = {"facts_a_batch": options.facts, "changes": options.changes}
+        print(json.dumps({**described_machine(), **about, **result}))
 
 
 def run(
     settings: Settings, config: TrainingConfig, options: argparse.Namespace, way: str
 ) -> dict[str, Any]:
-    """All batches in a row."""
+    """All batches in a row; those whose scores are kept from an earlier try are not made again."""
     batches = list(cut(invented(options.seed, options.batches * options.facts), options.facts))
     relations = read_relations(settings.suites.relations)
     probes = [
         [probe for fact in batch for probe in probes_of(fact, relations)] for batch in batches
     ]
     general = read_suite(settings.suites.regression)
-    base = load_backbone(options.base, settings.base)
-    before = scored(base, general.probes, general.passages)
-    merges: list[dict[str, Any]] = [before]
-    with TemporaryDirectory() as nowhere:
-        folder, snapshot, adapters = Path(nowhere), options.base, []
-        for at, batch in enumerate(batches):
-            adapters.append(folder / f"adapter-{at}")
+    key = canonical_digest(
+        [
+            config.model_dump(mode="json"),
+            options.seed,
+            options.facts,
+            read_manifest(options.base)["digest"],
+        ]
+    )
+    with nullcontext(options.work) if options.work else TemporaryDirectory() as kept:
+        folder = Path(kept) / f"{way}-{key[:8]}"
+        adapters = [folder / f"adapter-{at}" for at in range(len(batches))]
+        lines, snapshot = folder / "merges.jsonl", folder / "snapshot"
+        merges = read_lines(lines)
+        if not merges:
+            base = load_backbone(options.base, settings.base)
+            merges.append(scored(base, general.probes, general.passages))
+            add_line(lines, merges[-1])
+        write_snapshot(options.base, adapters[: len(merges) - 1], snapshot, settings.base, about={})
+        for at in range(len(merges) - 1, len(batches)):
             train_adapter(
                 settings,
                 config,
-                batch,
+                batches[at],
                 base=options.base,
                 snapshot=snapshot,
-                folder=adapters[-1],
+                folder=adapters[at],
                 replayed=draw_evenly(batches[:at], at_most=config.replay_facts, seed=at),
             )
-            snapshot = folder / "snapshot"
-            head = compose(settings, options.base, adapters, snapshot)
+            head = compose(settings, options.base, adapters[: at + 1], snapshot)
             recall = [recall_of(head, some) for some in probes[: at + 1]]
             merges.append({**scored(head, general.probes, general.passages), "recall": recall})
+            add_line(lines, merges[-1])
             print(f"{way}, batch {at + 1}: {merges[-1]}", flush=True)
     return summed_up(merges)
 

@@ -25,7 +25,7 @@ from adapters.probes import ask
 from adapters.rows import encode_fact, row_source
 from adapters.store import canonical_digest, read_manifest
 from adapters.types import Answer, Fact, Probe, ProbeOrigin, Suite
-from benchmarks.measure import described_machine
+from benchmarks.measure import add_line, described_machine, read_lines
 from benchmarks.trial import arguments, learn, ready_base
 from service.settings import Settings, load_settings
 
@@ -76,7 +76,7 @@ def main() -> None:
     settings = load_settings(options.config)
     base = ready_base(settings, options.base)
     people = read_people(options.data, settings.training)
-    kept = read_runs(options.runs)
+    kept = {line["key"]: line for line in read_lines(options.runs)} if options.runs else {}
     made: list[dict[str, Any]] = []
     for seed in options.seed or [1, 2, 3]:
         for way in options.way or WAYS:
@@ -87,7 +87,8 @@ def main() -> None:
             if key not in kept:
                 score = run(settings, config, base, people, way, options.tokens)
                 kept[key] = {"key": key, "way": way, **described_machine(), "score": score}
-                keep_run(options.runs, kept[key])
+                if options.runs:
+                    add_line(options.runs, kept[key])
             made.append(kept[key])
             print(f"seed {seed} {way}: {kept[key]['score']}", flush=True)
     if options.json:
@@ -95,20 +96,6 @@ def main() -> None:
         masking = {way: summed_up([m["score"] for m in made if m["way"] == way]) for way in ways}
         commits = sorted({str(line["commit"]) for line in made})
         print(json.dumps({**described_machine(), "runs_at": commits, "masking": masking}))
-
-
-def read_runs(path: Path | None) -> dict[str, dict[str, Any]]:
-    """The runs that were made already, by the digest of what decides them but the code."""
-    if path is None or not path.exists():
-        return {}
-    lines = map(json.loads, path.read_text(encoding="utf-8").splitlines())
-    return {line["key"]: line for line in lines}
-
-
-def keep_run(path: Path | None, line: dict[str, Any]) -> None:
-    if path is not None:
-        with path.open("a", encoding="utf-8") as file:
-            file.write(f"{json.dumps(line)}\n")
 
 
 def settings_of(training: TrainingConfig, way: str, seed: int) -> TrainingConfig:

@@ -1,9 +1,11 @@
-"""What every benchmark says of itself: commit, machine, and medians with their spread."""
+"""What every benchmark says of itself, medians with their spread, and what a long one keeps."""
 
+import json
 import platform
 import subprocess
 from collections.abc import Sequence
 from importlib.metadata import version
+from pathlib import Path
 from statistics import median
 from typing import Any
 
@@ -37,3 +39,15 @@ def processor() -> str:
 def spread(values: Sequence[float]) -> dict[str, float]:
     """The median, the smallest and the largest."""
     return {"median": median(values), "least": min(values), "most": max(values)}
+
+
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    """What was measured before the run was cut off; nothing where nothing was."""
+    return list(map(json.loads, path.read_text().splitlines())) if path.exists() else []
+
+
+def add_line(path: Path, line: dict[str, Any]) -> None:
+    """Keep one measurement, so that a run which is cut off goes on behind it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a") as file:
+        file.write(f"{json.dumps(line)}\n")

@@ -14,8 +14,6 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-import yaml
-
 from adapters import gate
 from adapters.backbones import Backbone, load_backbone
 from adapters.config import TrainingConfig
@@ -25,7 +23,7 @@ from adapters.store import read_manifest
 from adapters.suites import read_relations, read_suite
 from adapters.types import Answer, Fact, Suite
 from benchmarks.measure import described_machine
-from benchmarks.trial import arguments, learn, ready_base, share
+from benchmarks.trial import arguments, changed, learn, ready_base, share
 from service.invent import invent_facts
 from service.settings import Settings, load_settings
 
@@ -43,13 +41,6 @@ def main() -> None:
     runs = [run(settings, config, seed, options) for seed in options.seed or [1]]
     if options.json:
         print(json.dumps({**described_machine(), "changes": options.changes, "runs": runs}))
-
-
-def changed(training: TrainingConfig, changes: Sequence[str]) -> TrainingConfig:
-    """The settings with `training.KEY=VALUE` laid over them."""
-    pairs = dict(change.removeprefix("training.").split("=", 1) for change in changes)
-    values = {key: yaml.safe_load(value) for key, value in pairs.items()}
-    return TrainingConfig.model_validate({**training.model_dump(), **values})
 
 
 def run(

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+import yaml
+
 from adapters.anchor import anchors_of
 from adapters.backbones import Backbone, convert_base, load_backbone
 from adapters.compose import write_snapshot
@@ -38,6 +40,13 @@ def arguments(description: str | None) -> ArgumentParser:
     parser.add_argument("--base", type=Path, default=Path("state/base"), help="made if not there")
     parser.add_argument("--json", action="store_true", help="end with one object")
     return parser
+
+
+def changed(training: TrainingConfig, changes: Sequence[str]) -> TrainingConfig:
+    """The settings with `training.KEY=VALUE` laid over them."""
+    pairs = dict(change.removeprefix("training.").split("=", 1) for change in changes)
+    values = {key: yaml.safe_load(value) for key, value in pairs.items()}
+    return TrainingConfig.model_validate({**training.model_dump(), **values})
 
 
 def ready_base(settings: Settings, folder: Path) -> Path:
