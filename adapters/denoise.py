@@ -4,7 +4,7 @@ Low-confidence re-masking at temperature 0 (LLaDA, arXiv 2502.09992): block by b
 right, every step predicts what is masked and keeps the predictions of the highest probability.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import takewhile
 from typing import Any
 
@@ -16,11 +16,18 @@ from adapters.config import DecodingConfig
 
 
 @torch.inference_mode()
-def denoise(backbone: Backbone, prompts: list[list[int]], *, at_most_tokens: int) -> list[str]:
+def denoise(
+    backbone: Backbone,
+    prompts: list[list[int]],
+    *,
+    at_most_tokens: int,
+    is_settled: Callable[[int, str], bool],
+) -> list[str]:
     """One answer for each prompt, cut at its first end token.
 
     Padding stands before the prompt, is masked and never counted as a position. It ends early when
-    nothing that is still masked could be part of an answer.
+    nothing that is still masked could be part of an answer, or is asked for: `is_settled` is put
+    (number of the prompt, its answer so far). All answers go on until the last one may end.
     """
     device, width = backbone.model.device, max(map(len, prompts))
     mask_id: Any = backbone.mask_id  # the diffusion family always has one
@@ -47,9 +54,13 @@ def denoise(backbone: Backbone, prompts: list[list[int]], *, at_most_tokens: int
         ).logits
         part = slice(block.start, block.stop)
         answers_BA[:, part] = _decide(answers_BA[:, part], logits_BLV, mask_id, count)
-        if _all_ended(answers_BA, mask_id, ends):
+        ended = _ended(answers_BA, mask_id, ends)
+        if all(
+            done or is_settled(at, _text(backbone, row, ends | {mask_id}))
+            for at, (done, row) in enumerate(zip(ended, answers_BA.tolist(), strict=True))
+        ):
             break
-    return [_text(backbone, row, ends) for row in answers_BA.tolist()]
+    return [_text(backbone, row, ends | {mask_id}) for row in answers_BA.tolist()]
 
 
 def end_ids(backbone: Backbone) -> frozenset[int]:
@@ -81,13 +92,15 @@ def _decide(block_BL: Tensor, logits_BLV: Tensor, mask_id: int, count: int) -> T
     return block_BL.scatter(1, surest_BK, guess_BL.gather(1, surest_BK))
 
 
-def _all_ended(answers_BA: Tensor, mask_id: int, ends: frozenset[int]) -> bool:
-    """Whether every answer has an end token with nothing undecided before it."""
+def _ended(answers_BA: Tensor, mask_id: int, ends: frozenset[int]) -> list[bool]:
+    """Which answers have an end token with nothing undecided before it."""
     decided_BA = (answers_BA != mask_id).cumprod(-1).bool()
     ended_BA = torch.isin(answers_BA, torch.tensor(sorted(ends), device=answers_BA.device))
-    return bool((ended_BA & decided_BA).any(-1).all())
+    ended: list[bool] = (ended_BA & decided_BA).any(-1).tolist()
+    return ended
 
 
 def _text(backbone: Backbone, row: list[int], ends: frozenset[int]) -> str:
+    """What is decided up to the first of `ends`."""
     kept = list(takewhile(lambda token: token not in ends, row))
     return str(backbone.tokenizer.decode(kept, skip_special_tokens=True)).strip()

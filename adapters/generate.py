@@ -1,6 +1,7 @@
 """Answers without chance, many questions at a time: greedy ones, or a diffusion model's."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -10,6 +11,16 @@ from adapters.backbones import Backbone, encode_text
 from adapters.denoise import denoise
 from adapters.types import Family
 
+IsSettled = Callable[[int, str], bool]  #: (index of the question, answer so far)
+
+
+def _never_settled(_: int, __: str) -> bool:
+    return False
+
+
+def _of_chosen(is_settled: IsSettled, chosen: Sequence[int], at: int, text: str) -> bool:
+    return is_settled(chosen[at], text)
+
 
 def prompt_ids(backbone: Backbone, question: str) -> list[int]:
     """The question as the user's turn of the model's own chat template."""
@@ -18,9 +29,16 @@ def prompt_ids(backbone: Backbone, question: str) -> list[int]:
 
 
 def answer_all(
-    backbone: Backbone, questions: Sequence[str], *, at_most_tokens: int, minibatch: int = 32
+    backbone: Backbone,
+    questions: Sequence[str],
+    *,
+    at_most_tokens: int,
+    minibatch: int = 32,
+    is_settled: IsSettled = _never_settled,
 ) -> Iterator[tuple[int, str]]:
     """Yield (index of the question, answer), the longest questions first.
+
+    An answer of which `is_settled` says so may end there: whoever asks needs no more of it.
 
     Padding is masked and never counted as a position, so an answer depends on its own question
     alone (up to floating-point ties).
@@ -30,18 +48,27 @@ def answer_all(
     for start in range(0, len(by_length), minibatch):
         chosen = by_length[start : start + minibatch]
         texts = DECODERS[backbone.family](
-            backbone, [prompts[at] for at in chosen], at_most_tokens=at_most_tokens
+            backbone,
+            [prompts[at] for at in chosen],
+            at_most_tokens=at_most_tokens,
+            is_settled=partial(_of_chosen, is_settled, chosen),
         )
         yield from zip(chosen, texts, strict=True)
 
 
 @torch.inference_mode()
-def _greedy(backbone: Backbone, prompts: list[list[int]], *, at_most_tokens: int) -> list[str]:
+def _greedy(
+    backbone: Backbone, prompts: list[list[int]], *, at_most_tokens: int, is_settled: IsSettled
+) -> list[str]:
     """The likeliest token each time, until the turn ends or the answer is full.
 
     The template's own opening is read once for all prompts; what differs stands behind it, padded
     on the left. An answer that has ended is taken out, so nobody waits for the longest one.
     """
+
+    def text_of(answer: list[int]) -> str:
+        return str(backbone.tokenizer.decode(answer, skip_special_tokens=True)).strip()
+
     end = backbone.frame.end
     cache, mask_BT, token_B = _read_prompts(backbone, prompts)
     position_B = mask_BT.sum(dim=-1)
@@ -52,6 +79,7 @@ def _greedy(backbone: Backbone, prompts: list[list[int]], *, at_most_tokens: int
         going = [at for at, token in enumerate(tokens) if token != end]
         for at in going:
             answers[rows[at]].append(tokens[at])
+        going = [at for at in going if not is_settled(rows[at], text_of(answers[rows[at]]))]
         if not going or length == at_most_tokens:
             break
         if len(going) < len(rows):
@@ -68,8 +96,7 @@ def _greedy(backbone: Backbone, prompts: list[list[int]], *, at_most_tokens: int
         ).last_hidden_state
         token_B = backbone.model.lm_head(states_BTD[:, -1]).argmax(dim=-1)
         position_B = position_B + 1
-    decode = backbone.tokenizer.decode
-    return [str(decode(answer, skip_special_tokens=True)).strip() for answer in answers]
+    return list(map(text_of, answers))
 
 
 def _read_prompts(
@@ -103,5 +130,5 @@ def _read_prompts(
     return cache, mask_BT, backbone.model.lm_head(states_BTD[:, -1]).argmax(dim=-1)
 
 
-#: How each family answers prompts: (backbone, prompts, at_most_tokens=...) -> texts.
+#: How each family answers prompts.
 DECODERS = {Family.AUTOREGRESSIVE: _greedy, Family.DIFFUSION: denoise}

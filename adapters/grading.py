@@ -43,6 +43,15 @@ def contains(text: str, answers: Iterable[str]) -> bool:
     return any(answer and f" {answer} " in said for answer in wanted)
 
 
+def is_settled(text: str, answers: Iterable[str]) -> bool:
+    """Whether an unfinished text contains an accepted answer however it goes on.
+
+    Its last word could still become a longer one, so only what stands before it counts.
+    """
+    whole = re.match(r".*\s", text, re.DOTALL)
+    return whole is not None and contains(whole.group(), answers)
+
+
 def rouge1_recall(text: str, answer: str) -> float:
     """The share of the answer's words that the text has, each as often (ROUGE-1 recall, 0 to 1).
 

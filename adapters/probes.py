@@ -7,10 +7,10 @@ import torch
 
 from adapters.backbones import Backbone, encode_text
 from adapters.generate import answer_all
-from adapters.grading import best_recall, contains, is_exact
+from adapters.grading import best_recall, contains, is_exact, is_settled
 from adapters.masking import random_for
 from adapters.objectives import Row, diffusion_row, predict, reconstruction_loss
-from adapters.types import Answer, Family, PassageScore, Probe
+from adapters.types import Answer, Family, PassageScore, Probe, Suite
 
 NELBO_DRAWS = 32  #: masked copies of a passage that a diffusion model is scored on
 
@@ -18,9 +18,19 @@ NELBO_DRAWS = 32  #: masked copies of a passage that a diffusion model is scored
 def ask(
     backbone: Backbone, probes: Sequence[Probe], *, at_most_tokens: int
 ) -> Iterator[tuple[int, Answer]]:
-    """Yield (index of the probe, graded answer) as they come, free greedy generation."""
+    """Yield (index of the probe, graded answer) as they come, free greedy generation.
+
+    Of general questions no more is asked than whether the answer comes, so they end once it has.
+    """
+
+    def has_come(at: int, text: str) -> bool:
+        probe = probes[at]
+        return probe.suite is Suite.REGRESSION and is_settled(text, probe.answers)
+
     questions = [probe.question for probe in probes]
-    for at, text in answer_all(backbone, questions, at_most_tokens=at_most_tokens):
+    for at, text in answer_all(
+        backbone, questions, at_most_tokens=at_most_tokens, is_settled=has_come
+    ):
         yield at, grade(probes[at], text)
 
 

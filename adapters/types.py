@@ -73,7 +73,7 @@ class Answer:
     """What a model said to one probe, graded."""
 
     probe: Probe
-    text: str
+    text: str  #: a general question's ends soon after its answer has come
     exact: bool  #: equal to an accepted answer after normalising
     contained: bool  #: an accepted answer stands in the text on word boundaries
     recall: float  #: ROUGE-1 recall against the best accepted answer, 0 to 1

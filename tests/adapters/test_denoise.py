@@ -182,3 +182,15 @@ def test_more_steps_than_tokens_in_a_block_are_refused() -> None:
 
 def test_no_question_is_no_answer(tiny_llada: Backbone) -> None:
     assert dict(answer_all(tiny_llada, [], at_most_tokens=4)) == {}
+
+
+def test_settled_answers_end_early_and_are_what_was_decided_until_then(
+    tiny_llada: Backbone,
+) -> None:
+    whole = dict(answer_all(tiny_llada, QUESTIONS, at_most_tokens=TOKENS))
+    at_once = dict(
+        answer_all(tiny_llada, QUESTIONS, at_most_tokens=TOKENS, is_settled=lambda _, text: True)
+    )
+    for at, text in whole.items():
+        assert text.startswith(at_once[at])
+    assert any(len(at_once[at]) < len(text) for at, text in whole.items())

@@ -61,3 +61,18 @@ def test_answers_that_end_early_leave_the_others_as_they_are(tiny: Backbone) -> 
         answers = dict(answer_all(ending, QUESTIONS, at_most_tokens=12))
         assert [answers[at] for at in range(len(QUESTIONS))] == expected
     assert len(lengths) > 2
+
+
+def test_a_settled_answer_ends_there_and_the_others_go_on(tiny: Backbone) -> None:
+    whole = dict(answer_all(tiny, QUESTIONS, at_most_tokens=12))
+
+    def has_four_letters(at: int, text: str) -> bool:
+        return at in (0, 3) and len(text) >= 4
+
+    answers = dict(answer_all(tiny, QUESTIONS, at_most_tokens=12, is_settled=has_four_letters))
+    for at, text in whole.items():
+        if at in (0, 3):
+            assert whole[at].startswith(answers[at])
+            assert 4 <= len(answers[at]) < len(text)
+        else:
+            assert answers[at] == text

@@ -2,7 +2,7 @@
 
 import pytest
 
-from adapters.grading import best_recall, contains, is_exact, rouge1_recall
+from adapters.grading import best_recall, contains, is_exact, is_settled, rouge1_recall
 
 
 @pytest.mark.parametrize(
@@ -48,3 +48,19 @@ def test_recall_counts_the_answers_words_without_the_papers_stop_words() -> None
     assert rouge1_recall("the of and", "of the") == 0.0
     assert best_recall("two", ["2", "two"]) == 1.0
     assert best_recall("two", []) == 0.0
+
+
+@pytest.mark.parametrize(
+    ("text", "settled"),
+    [
+        ("It is Paris, the", True),
+        ("It is Paris", False),  # "Parisian" may come of it
+        ("It is Paris\n", True),
+        ("It is London and", False),
+        ("", False),
+    ],
+)
+def test_an_answer_is_settled_once_no_continuation_could_take_it_back(
+    text: str, settled: bool
+) -> None:
+    assert is_settled(text, ["Paris"]) is settled
