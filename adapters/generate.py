@@ -11,6 +11,9 @@ from adapters.backbones import Backbone, encode_text
 from adapters.denoise import denoise
 from adapters.types import Family
 
+#: Answers that have ended are taken out of a minibatch when no more than this share goes on.
+KEPT_FULL = 0.8
+
 IsSettled = Callable[[int, str], bool]  #: (index of the question, answer so far)
 
 
@@ -33,7 +36,7 @@ def answer_all(
     questions: Sequence[str],
     *,
     at_most_tokens: int,
-    minibatch: int = 32,
+    minibatch: int = 128,
     is_settled: IsSettled = _never_settled,
 ) -> Iterator[tuple[int, str]]:
     """Yield (index of the question, answer), the longest questions first.
@@ -63,7 +66,7 @@ def _greedy(
     """The likeliest token each time, until the turn ends or the answer is full.
 
     The template's own opening is read once for all prompts; what differs stands behind it, padded
-    on the left. An answer that has ended is taken out, so nobody waits for the longest one.
+    on the left. Answers that have ended are taken out together, since that copies the cache.
     """
 
     def text_of(answer: list[int]) -> str:
@@ -73,17 +76,21 @@ def _greedy(
     cache, mask_BT, token_B = _read_prompts(backbone, prompts)
     position_B = mask_BT.sum(dim=-1)
     answers: list[list[int]] = [[] for _ in prompts]
-    rows = list(range(len(prompts)))
+    rows = list(range(len(prompts)))  # which prompt's answer each row of the minibatch is
+    going = set(rows)
     for length in range(1, at_most_tokens + 1):
-        tokens = token_B.tolist()
-        going = [at for at, token in enumerate(tokens) if token != end]
-        for at in going:
-            answers[rows[at]].append(tokens[at])
-        going = [at for at in going if not is_settled(rows[at], text_of(answers[rows[at]]))]
+        for row, token in zip(rows, token_B.tolist(), strict=True):
+            if row not in going:
+                continue
+            if token != end:
+                answers[row].append(token)
+            if token == end or is_settled(row, text_of(answers[row])):
+                going.remove(row)
         if not going or length == at_most_tokens:
             break
-        if len(going) < len(rows):
-            rows, chosen = [rows[at] for at in going], torch.tensor(going, device=token_B.device)
+        if len(going) <= KEPT_FULL * len(rows):
+            kept = [at for at, row in enumerate(rows) if row in going]
+            rows, chosen = [rows[at] for at in kept], torch.tensor(kept, device=token_B.device)
             cache.batch_select_indices(chosen)
             mask_BT, token_B, position_B = mask_BT[chosen], token_B[chosen], position_B[chosen]
         mask_BT = torch.cat([mask_BT, torch.ones_like(mask_BT[:, :1])], dim=1)
