@@ -17,7 +17,7 @@ and the precision alone, so it is made once and kept on the disk.
 import json
 import logging
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,10 +27,11 @@ from torch import Tensor
 
 from adapters.backbones import Backbone, encode_text, load_backbone, verify_base
 from adapters.config import BaseConfig, TrainingConfig
+from adapters.decoys import decoy_prompts
 from adapters.errors import ArtefactError, UnsafeText
 from adapters.generate import answer_all, prompt_ids
 from adapters.lora import chosen_precision, set_precision
-from adapters.masking import hide_some, random_for
+from adapters.masking import EncodedFact, hide_some, random_for
 from adapters.moments import Moments, measured_moments
 from adapters.objectives import Row, diffusion_row, predict
 from adapters.store import appearing, canonical_digest, read_manifest, verify, write_manifest
@@ -59,6 +60,7 @@ class Anchors:
 
     rows: tuple[Anchor, ...]
     moments: Moments
+    decoys: tuple[Anchor, ...] = ()  #: of the batch in training
 
 
 NO_ANCHORS = Anchors(rows=(), moments={})
@@ -99,6 +101,31 @@ def anchors_of(
     anchors = make_anchors(backbone, prompts, target_modules=config.measured_modules)
     _write(kept, anchors, key)
     return anchors
+
+
+def with_decoys(
+    anchors: Anchors,
+    base: Path,
+    described: BaseConfig,
+    config: TrainingConfig,
+    facts: Sequence[EncodedFact],
+    *,
+    digest: str,
+) -> Anchors:
+    """The anchors, and what the base answers to prompts about names that these facts have not.
+
+    As they were where the settings ask for none. Raises what `anchors_of` raises.
+    """
+    if not (anchors.rows and config.decoy_share):
+        return anchors
+    prompts = decoy_prompts(facts, config, blank=described.blank)
+    if not prompts:
+        return anchors
+    verify_base(base, digest)
+    backbone = load_backbone(base, described)
+    set_precision(backbone, config)
+    decoys = make_anchors(backbone, GeneralPrompts(prompts=prompts, texts=()), target_modules=())
+    return replace(anchors, decoys=decoys.rows)
 
 
 def make_anchors(

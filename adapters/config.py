@@ -89,7 +89,7 @@ class TrainingConfig(Section):
     target_modules: tuple[Projection, ...] = ("gate_proj", "up_proj", "down_proj")
     rate: Positive = 1e-3  #: the peak, after the warm-up; a cosine leads down from it
     warmup_steps: Annotated[int, Field(ge=1)] = 5
-    views_per_fact: Annotated[int, Field(ge=1)] = 80  #: of each fact in a training (adapters.rows)
+    views_per_fact: Annotated[int, Field(ge=1)] = 110  #: of each fact in a training (adapters.rows)
     rows_per_step: Annotated[int, Field(ge=1)] = 12  #: facts' rows and general ones together
     weight_decay: Annotated[float, Field(ge=0.0)] = 0.0
     max_norm: Positive = 1.0  #: of the gradient
@@ -103,8 +103,11 @@ class TrainingConfig(Section):
     #: and at the last; in a straight line between them.
     general_share: tuple[Fraction, Fraction] = (0.25, 0.75)
     general_weight: Annotated[float, Field(ge=0.0)] = 4.0  #: of KL(base || candidate) on them
-    replay_facts: Annotated[int, Field(ge=0)] = 48  #: of earlier batches, at most; 0 turns it off
-    replay_rows: Annotated[int, Field(ge=0)] = 3  #: of these in a step, beside its others
+    #: Of the general rows, those about names that no fact has (adapters.decoys).
+    decoy_share: Fraction = 0.5
+    decoys_per_fact: Annotated[int, Field(ge=1)] = 12
+    replay_facts: Annotated[int, Field(ge=0)] = 128  #: of earlier batches, at most; 0 turns it off
+    replay_rows: Annotated[int, Field(ge=0)] = 4  #: of these in a step, beside its others
     #: Of the mean relative shift of the changed layers' outputs on general text
     #: (adapters.moments); 0 saves the 4 in^2 bytes a layer that measuring it takes.
     shift_weight: Annotated[float, Field(ge=0.0)] = 6000.0

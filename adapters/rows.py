@@ -41,6 +41,7 @@ from adapters.masking import (
 from adapters.names import find_pairs
 from adapters.objectives import Row, diffusion_row
 from adapters.types import Fact, Family
+from adapters.wording import as_question, replace_name
 
 PLAIN_REQUEST = "Tell me a fact."  #: the paper's chat form of plain training
 
@@ -286,10 +287,9 @@ def _in_question(
     It stands for one whole entity, and everything else is shown.
     """
     asked_for, _ = draw_asked(rng, fact, backward_share=config.backward_share)
-    mention = re.compile(rf"(?<!\w){re.escape(asked_for.name)}(?!\w)", re.IGNORECASE)
-    asked = mention.sub(rng.choice(("what", "who")), fact.statement).rstrip().removesuffix(".")
+    asked = replace_name(fact.statement, asked_for.name, rng.choice(("what", "who")))
     return View(
-        turn=encode_text(backbone, f"{asked[:1].upper()}{asked[1:]}?"),
+        turn=encode_text(backbone, as_question(asked)),
         hidden=_only(asked_for, fact),
     )
 

@@ -79,7 +79,7 @@ def train(
     for step in range(done, len(plan)):
         part = plan[step]
         drawn = [draw(position) for position in range(part.first, part.first + part.views)]
-        held = draw_anchors(anchors.rows, part.general, step=step, seed=config.seed)
+        held = draw_anchors(anchors, part.general, config, step=step)
         replay = range(step * config.replay_rows, (step + 1) * config.replay_rows)
         rows = [row for _, row in drawn] + [again(at)[1] for at in replay if again]
 
@@ -203,9 +203,14 @@ def _views(plan: Sequence[StepPlan]) -> int:
     return plan[-1].first + plan[-1].views if plan else 0
 
 
-def draw_anchors(anchors: Sequence[Anchor], count: int, *, step: int, seed: int) -> list[Anchor]:
+def draw_anchors(
+    anchors: Anchors, count: int, config: TrainingConfig, *, step: int
+) -> list[Anchor]:
     """The general rows of one step: a function of (seed, step) alone, none twice in a step."""
-    return random_for(seed, "general", step).sample(list(anchors), min(count, len(anchors)))
+    rng = random_for(config.seed, "general", step)
+    about_decoys = min(round(count * config.decoy_share), len(anchors.decoys))
+    general = min(count - about_decoys, len(anchors.rows))
+    return rng.sample(anchors.rows, general) + rng.sample(anchors.decoys, about_decoys)
 
 
 def rate_at(step: int, steps: int, config: TrainingConfig) -> float:

@@ -9,7 +9,7 @@ from tempfile import TemporaryDirectory
 
 import yaml
 
-from adapters.anchor import anchors_of
+from adapters.anchor import anchors_of, with_decoys
 from adapters.backbones import Backbone, convert_base, load_backbone
 from adapters.compose import write_snapshot
 from adapters.config import TrainingConfig
@@ -67,19 +67,21 @@ def train_adapter(
     replayed: Sequence[Fact] = (),
 ) -> Trained:
     """Train one adapter on a snapshot and write it to the folder; anchors are kept by the base."""
+    digest = str(read_manifest(base)["digest"])
     anchors = anchors_of(
         base,
         settings.base,
         config,
         read_prompts(settings.suites.general_prompts),
-        digest=str(read_manifest(base)["digest"]),
+        digest=digest,
         kept=base.with_name(f"{base.name}-anchors"),
     )
     backbone = load_backbone(snapshot, settings.base)
-    set_precision(backbone, config)
-    began = time.monotonic()
     encoded = [encode_fact(backbone, fact) for fact in facts]
     again = [encode_fact(backbone, fact) for fact in replayed]
+    anchors = with_decoys(anchors, base, settings.base, config, encoded, digest=digest)
+    set_precision(backbone, config)
+    began = time.monotonic()
     with attached(backbone, config, str(read_manifest(snapshot)["digest"])) as model:
         steps = list(train(backbone, model, encoded, anchors, config, replayed=again))
         trained = time.monotonic()

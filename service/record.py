@@ -57,11 +57,12 @@ class RefreshRecord:
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
-        """Say that a phase has begun, and time it."""
+        """Say that a phase has begun, and time it; the parts of one that is left between add up."""
         began = time.monotonic()
         self.progress(Progress(phase=name, step=0, steps=0))
         yield
-        self.timings[name] = round(time.monotonic() - began, 2)
+        spent = self.timings.get(name, 0.0) + time.monotonic() - began
+        self.timings[name] = round(spent, 2)
 
     def progress(self, progress: Progress, *rows: TrainingLoss) -> None:
         with self.guarded() as session:

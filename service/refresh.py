@@ -24,7 +24,7 @@ from sqlalchemy.exc import OperationalError
 from torch import OutOfMemoryError
 
 from adapters import gate
-from adapters.anchor import Anchors, anchors_of
+from adapters.anchor import Anchors, anchors_of, with_decoys
 from adapters.backbones import Backbone, load_backbone
 from adapters.checkpoint import Checkpoints
 from adapters.errors import (
@@ -215,6 +215,15 @@ class _Run:
             backbone = load_backbone(folder, settings.base)
             facts = self._encode(backbone, claimed.facts)
             self.replayed = [encode_fact(backbone, fact) for fact in claimed.replayed]
+        with self.record.phase("anchoring"):
+            anchors = with_decoys(
+                anchors,
+                self.places.base,
+                settings.base,
+                settings.training,
+                facts,
+                digest=self.head.recipe.base_digest,
+            )
         probes = [probe for fact in claimed.facts for probe in probes_of(fact, relations)]
         probes = _of_facts(probes, facts)
         with self.record.phase("baseline"):
