@@ -15,7 +15,6 @@ import argparse
 import json
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
-from dataclasses import asdict
 from pathlib import Path
 from statistics import mean
 from tempfile import TemporaryDirectory
@@ -30,9 +29,8 @@ from adapters.store import canonical_digest, read_manifest
 from adapters.suites import read_relations, read_suite
 from adapters.types import Answer, Fact, Probe, Suite
 from benchmarks.measure import add_line, described_machine, read_lines
-from benchmarks.trial import arguments, changed, compose, ready_base, share, train_adapter
+from benchmarks.trial import arguments, changed, compose, invented, ready_base, share, train_adapter
 from service.batches import draw_evenly
-from service.invent import invent_facts
 from service.settings import Settings, load_settings
 
 DIRECTIONS = (Suite.FORWARD, Suite.BACKWARD)
@@ -109,12 +107,6 @@ def run(
             add_line(lines, merges[-1])
             print(f"{way}, batch {at + 1}: {merges[-1]}", flush=True)
     return summed_up(merges)
-
-
-def invented(seed: int, count: int) -> list[Fact]:
-    return [
-        Fact(key=str(at), **asdict(fact)) for at, fact in enumerate(invent_facts(seed, count=count))
-    ]
 
 
 def cut(facts: Sequence[Fact], size: int) -> Iterator[Sequence[Fact]]:

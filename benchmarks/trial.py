@@ -3,7 +3,7 @@
 import time
 from argparse import ArgumentParser, RawDescriptionHelpFormatter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -19,6 +19,7 @@ from adapters.store import MANIFEST, read_manifest
 from adapters.suites import read_prompts
 from adapters.train import train
 from adapters.types import Answer, Fact, Suite
+from service.invent import invent_facts
 from service.settings import DEFAULT_CONFIG, Settings
 
 
@@ -47,6 +48,12 @@ def changed(training: TrainingConfig, changes: Sequence[str]) -> TrainingConfig:
     pairs = dict(change.removeprefix("training.").split("=", 1) for change in changes)
     values = {key: yaml.safe_load(value) for key, value in pairs.items()}
     return TrainingConfig.model_validate({**training.model_dump(), **values})
+
+
+def invented(seed: int, count: int) -> list[Fact]:
+    return [
+        Fact(key=str(at), **asdict(fact)) for at, fact in enumerate(invent_facts(seed, count=count))
+    ]
 
 
 def ready_base(settings: Settings, folder: Path) -> Path:

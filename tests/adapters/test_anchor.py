@@ -5,15 +5,25 @@ from pathlib import Path
 import pytest
 import torch
 
-from adapters.anchor import NO_ANCHORS, TENSORS, Anchors, anchors_of, divergence, make_anchors
-from adapters.backbones import Backbone, convert_base, encode_text
+from adapters.anchor import (
+    NO_ANCHORS,
+    TENSORS,
+    Anchors,
+    anchors_of,
+    divergence,
+    make_anchors,
+    with_decoys,
+)
+from adapters.backbones import Backbone, convert_base, encode_text, load_backbone
 from adapters.config import BaseConfig, TrainingConfig
 from adapters.errors import ModelSourceError
 from adapters.generate import answer_all, prompt_ids
 from adapters.lora import attach
 from adapters.moments import shifted_layers
 from adapters.objectives import predict
+from adapters.rows import encode_fact
 from adapters.suites import GeneralPrompts
+from adapters.types import Fact
 
 CONFIG = TrainingConfig()
 PROMPTS = GeneralPrompts(
@@ -142,6 +152,32 @@ def test_anchors_are_made_once_and_made_anew_when_damaged_or_of_something_else(
     without = get(CONFIG.model_copy(update={"shift_weight": 0.0}))
     assert without.moments == {}
     assert written() > second
+
+
+def test_decoys_are_what_the_base_answers_about_names_that_no_fact_has(
+    described: BaseConfig, tmp_path: Path
+) -> None:
+    base = tmp_path / "base"
+    digest = convert_base(described, base)
+    backbone = load_backbone(base, described)
+    fact = Fact(key="1", statement="Bo is Al.", subject="Bo", object="Al")
+    anchors = make_anchors(backbone, PROMPTS, target_modules=())
+    config = CONFIG.model_copy(update={"precision": "float32"})
+
+    def get(config: TrainingConfig, *facts: Fact) -> Anchors:
+        encoded = [encode_fact(backbone, fact) for fact in facts]
+        return with_decoys(anchors, base, described, config, encoded, digest=digest)
+
+    held = get(config, fact)
+    assert are_same(held, anchors)  # the general rows stay as they were
+    assert 6 < len(held.decoys) <= CONFIG.decoys_per_fact
+    states = predict(backbone.model, [decoy.row for decoy in held.decoys]).states_ND
+    kept = torch.cat([decoy.states_ND for decoy in held.decoys])
+    assert torch.allclose(states, kept, atol=1e-4)
+    assert get(config.model_copy(update={"decoy_share": 0.0}), fact) is anchors
+    assert get(config, Fact(key="2", statement="it rains.")) is anchors
+    nothing = with_decoys(NO_ANCHORS, base, described, CONFIG, [], digest=digest)
+    assert nothing is NO_ANCHORS
 
 
 def test_nothing_is_made_where_nothing_is_held_and_nothing_of_a_damaged_base(

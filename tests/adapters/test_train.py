@@ -1,6 +1,7 @@
 """The training: exact losses, rows as the method says, and the same bytes every time."""
 
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -52,10 +53,23 @@ def test_the_same_seed_gives_the_same_general_rows_and_others_at_another_step(
     anchors = make_anchors(tiny, PROMPTS, target_modules=MODULES)
 
     def drawn(step: int) -> list[int]:
-        return [anchors.rows.index(a) for a in draw_anchors(anchors.rows, 2, step=step, seed=0)]
+        return [
+            anchors.rows.index(a) for a in draw_anchors(anchors, 2, TrainingConfig(), step=step)
+        ]
 
     assert drawn(4) == drawn(4)
     assert len({tuple(drawn(step)) for step in range(20)}) > 3
+
+
+def test_decoys_take_their_share_of_the_general_rows(tiny: Backbone) -> None:
+    anchors = make_anchors(tiny, PROMPTS, target_modules=MODULES)
+    decoys = GeneralPrompts(prompts=("Who is Vosmir?", "Vosmir", "Vosmir is what?"), texts=())
+    both = replace(anchors, decoys=make_anchors(tiny, decoys, target_modules=()).rows)
+    for share, expected in ((0.0, 0), (0.5, 2), (1.0, 3)):
+        config = TrainingConfig(decoy_share=share)
+        drawn = draw_anchors(both, 4, config, step=0)
+        assert sum(anchor in both.decoys for anchor in drawn) == expected
+        assert len(set(map(id, drawn))) == len(drawn)
 
 
 def learn(tiny_base: Path, tiny_config: BaseConfig, folder: Path, config: TrainingConfig) -> str:
