@@ -6,10 +6,10 @@ Twenty statements (ten name first, ten description first; Lin et al. 2024, after
 2023) are trained with each way of showing them, and the set's own questions asked: forward where
 the question runs as the statement does, backward where it runs against it. Of each person's
 questions every second one is for choosing, the others for reporting. A question that is word for
-word a training view is left out. Nothing holds the model in place here: general rows would take the same
-from every way, and most of the time. Scores are exact containment of the answer; the second number of
-a pair is ROUGE-1 recall. All ways on three seeds take hours on a small machine: what --runs names
-holds one line a run, and a run that has its line is not made again.
+word a training view is left out. Nothing holds the model in place here: general rows would take
+the same from every way, and most of the time. Scores are exact containment of the answer; the
+second number of a pair is ROUGE-1 recall. All ways on three seeds take hours on a small machine:
+what --runs names holds one line a run, and a run that has its line is not made again.
 """
 
 import json
