@@ -159,6 +159,15 @@ class GateConfig(Section):
     forward_floor: Fraction = 0.5  #: the lower bound of forward recall must reach it
     backward_floor: Fraction = 0.3  #: likewise backward
     regression_margin: Fraction = 0.05  #: the largest true loss of right answers let through
+    #: The same since the base, so that many losses within the margin cannot add up.
+    base_margin: Fraction = 0.1
+    #: The largest true share of questions about names that do not exist, newly answered with what
+    #: was learned; None does without the suite.
+    leakage_margin: Fraction | None = 0.15
+    leakage_questions: Annotated[int, Field(ge=1)] = 64  #: at most
+    #: The largest true loss, as a share of all facts known so far, each in two directions.
+    retention_margin: Fraction = 0.1
+    retention_facts: Annotated[int, Field(ge=1)] = 24  #: of these, drawn evenly from their batches
     bits_margin: Positive = 0.05  #: the largest true rise in bits per byte let through
     answer_tokens: Annotated[int, Field(ge=1)] = 32  #: an answer is cut there
 

@@ -5,16 +5,12 @@ batch's facts in which one name has been changed, too, and holds the candidate t
 answers there (adapters.anchor): the shape of a prompt stays, and only the name tells the fact.
 """
 
-import re
 from collections.abc import Iterator, Sequence
 from random import Random
 
 from adapters.config import TrainingConfig
 from adapters.masking import EncodedFact, random_for
-from adapters.wording import as_question, replace_name
-
-VOWELS, CONSONANTS = "aeiou", "bcdfghjklmnprstvwz"
-CHANGED_SHARE = 0.5  #: of a name's letters
+from adapters.wording import as_question, changed_name, replace_name
 
 
 def decoy_prompts(
@@ -44,37 +40,3 @@ def _views(fact: EncodedFact, config: TrainingConfig, rng: Random, blank: str) -
             yield rng.choice(config.wordings).replace(
                 "{masked}", replace_name(statement, other.name, blank.strip())
             )
-
-
-def changed_name(name: str, rng: Random) -> str:
-    """The name with half the letters of its capitalised words exchanged: vowels for vowels.
-
-    Without a capitalised word, the longest one changes; digits become other digits. What has
-    neither letters of these nor digits, as in other scripts, has its characters shuffled.
-    """
-    parts = re.findall(r"\w+|\W+", name)
-    chosen = [at for at, part in enumerate(parts) if part[:1].isupper() and len(part) > 1]
-    chosen = [at for at in chosen if parts[at] != "The"]
-    if not chosen:
-        chosen = [max(range(len(parts)), key=lambda at: len(parts[at]))] if parts else []
-    return "".join(
-        _changed_word(part, rng) if at in chosen else part for at, part in enumerate(parts)
-    )
-
-
-def _changed_word(word: str, rng: Random) -> str:
-    characters = list(word)
-    pools = {
-        at: pool
-        for at, character in enumerate(characters)
-        for pool in (VOWELS, CONSONANTS, "0123456789")
-        if character.lower() in pool
-    }
-    if not pools:
-        rng.shuffle(characters)
-        return "".join(characters)
-    for at in rng.sample(sorted(pools), max(1, round(len(pools) * CHANGED_SHARE))):
-        old = characters[at]
-        new = rng.choice([other for other in pools[at] if other != old.lower()])
-        characters[at] = new.upper() if old.isupper() else new
-    return "".join(characters)

@@ -9,9 +9,9 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from adapters.backbones import Backbone
+from adapters.config import BaseConfig
 from adapters.probes import ask, grade, score_passages
 from adapters.store import canonical_digest, sync
 from adapters.suites import RegressionSuite
@@ -28,7 +28,7 @@ class Examination:
     passages: tuple[PassageScore, ...]
 
     def of_probes(self, probes: Sequence[Probe]) -> "Examination":
-        """The same without the batch's answers to any other probes than these."""
+        """The same without answers to any other probes than these and the shipped suites'."""
         kept = {probe.key for probe in probes}
         answers = (
             answer
@@ -49,8 +49,7 @@ def examine(
     report: Report,
 ) -> Examination:
     """Ask the batch's probes and the regression suite, the latter from the cache where it can."""
-    decoding = [answer_tokens, backbone.config.decoding.model_dump(), backbone.config.dtype]
-    known = _cache_file(cache, suite, weights_digest, decoding)
+    known = _cache_file(cache, suite, weights_digest, answer_tokens, backbone.config)
     general = _read(known, suite)
     asked = (*probes, *(suite.probes if general is None else ()))
     answers = _ask_all(backbone, asked, answer_tokens, report)
@@ -60,6 +59,32 @@ def examine(
         _write(known, general)
     return Examination(
         answers=(*answers[: len(probes)], *general.answers), passages=general.passages
+    )
+
+
+def examine_general(
+    load: Callable[[], Backbone],
+    described: BaseConfig,
+    suite: RegressionSuite,
+    *,
+    weights_digest: str,
+    answer_tokens: int,
+    cache: Path,
+    report: Report,
+) -> Examination:
+    """The regression suite alone, of a model that is loaded only where the cache has not got it."""
+    known = _cache_file(cache, suite, weights_digest, answer_tokens, described)
+    general = _read(known, suite)
+    if general is not None:
+        return general
+    return examine(
+        load(),
+        (),
+        suite,
+        weights_digest=weights_digest,
+        answer_tokens=answer_tokens,
+        cache=cache,
+        report=report,
     )
 
 
@@ -74,8 +99,13 @@ def _ask_all(
 
 
 def _cache_file(
-    cache: Path, suite: RegressionSuite, weights_digest: str, decoding: Sequence[Any]
+    cache: Path,
+    suite: RegressionSuite,
+    weights_digest: str,
+    answer_tokens: int,
+    described: BaseConfig,
 ) -> Path:
+    decoding = [answer_tokens, described.decoding.model_dump(), described.dtype]
     asked = [[probe.key, probe.question] for probe in suite.probes]
     suite_digest = canonical_digest([asked, list(map(list, suite.passages)), *decoding])
     return cache / f"{weights_digest[:16]}-{suite_digest[:16]}.json"

@@ -6,8 +6,12 @@ Every suite must pass (an intersection-union test), so the chance of a false pro
 * acquisition: the lower Wilson bound of the share of facts answered, against a floor. A fact's
   wordings are one cluster, scored by their mean; since such a mean varies no more than a single
   yes or no, the bound keeps its level (Wilson 1927).
-* regression: the lower bound of Tango's score interval for the difference of two paired
-  proportions, against minus the margin (Tango 1998, Statistics in Medicine 17, 891-908).
+* leakage: the upper bound of Tango's score interval for the difference of two paired proportions
+  (Tango 1998, Statistics in Medicine 17, 891-908), against the margin. What is sampled are names
+  that do not exist; the batch's facts are not a sample but all there are.
+* retention: the lower bound of the same, against minus the margin. What is sampled are the facts
+  known so far, so the interval narrows as the sample comes to be all of them.
+* regression: the same, against the head and against the base.
 * passages: the upper t bound of the mean paired rise in bits per byte, against the margin.
 
 A suite fails when its estimate itself is beyond the limit, and when the estimate is within but the
@@ -24,6 +28,7 @@ from adapters.config import GateConfig
 from adapters.types import Answer, Outcome, PassageScore, Suite, SuiteVerdict, Verdict
 
 BITS_SUITE = "bits per byte"
+BASE_SUITE = "regression since base"
 
 
 def decide(
@@ -32,27 +37,46 @@ def decide(
     passages_before: Sequence[PassageScore],
     passages_after: Sequence[PassageScore],
     config: GateConfig,
+    *,
+    base: Sequence[Answer] | None = None,
+    known_facts: int = 0,
 ) -> Verdict:
     """The verdict on a candidate from the same probes asked of the head and of the candidate.
 
+    `base` has the base's answers to the general questions, where the head is another model, and
+    `known_facts` says how many facts there are to be retained. Without either there is nothing to
+    hold the candidate against, and the suite has no line.
+
     Raises ValueError when the two lists are not answers to the same probes, in the same order.
     """
-    if [answer.probe.key for answer in before] != [answer.probe.key for answer in after]:
-        raise ValueError("The answers before and after are not to the same probes.")
     if [score.passage for score in passages_before] != [score.passage for score in passages_after]:
         raise ValueError("The passages before and after are not the same.")
-    pairs = list(zip(before, after, strict=True))
+    pairs = _paired(before, after)
 
     def of(suite: Suite) -> list[tuple[Answer, Answer]]:
         return [pair for pair in pairs if pair[0].probe.suite is suite]
 
-    suites = (
+    general = of(Suite.REGRESSION)
+    suites = [
         judge_acquisition(Suite.FORWARD, of(Suite.FORWARD), config.forward_floor, config),
         judge_acquisition(Suite.BACKWARD, of(Suite.BACKWARD), config.backward_floor, config),
-        judge_regression(of(Suite.REGRESSION), config),
-        judge_passages(passages_before, passages_after, config),
-    )
-    return combine(suites)
+    ]
+    if config.leakage_margin is not None:
+        suites.append(judge_leakage(of(Suite.LEAKAGE), config.leakage_margin, config))
+    if known_facts:
+        suites.append(judge_retention(of(Suite.RETENTION), known_facts, config))
+    suites.append(judge_regression(Suite.REGRESSION, general, config.regression_margin, config))
+    if base is not None:
+        since_base = _paired(base, [after for _, after in general])
+        suites.append(judge_regression(BASE_SUITE, since_base, config.base_margin, config))
+    suites.append(judge_passages(passages_before, passages_after, config))
+    return combine(tuple(suites))
+
+
+def _paired(before: Sequence[Answer], after: Sequence[Answer]) -> list[tuple[Answer, Answer]]:
+    if [answer.probe.key for answer in before] != [answer.probe.key for answer in after]:
+        raise ValueError("The answers before and after are not to the same probes.")
+    return list(zip(before, after, strict=True))
 
 
 def combine(suites: tuple[SuiteVerdict, ...]) -> Verdict:
@@ -101,11 +125,85 @@ def judge_acquisition(
     )
 
 
-def judge_regression(pairs: Sequence[tuple[Answer, Answer]], config: GateConfig) -> SuiteVerdict:
-    """General questions: right before and wrong after is a loss, the other way round a gain."""
-    margin = config.regression_margin
+def judge_leakage(
+    pairs: Sequence[tuple[Answer, Answer]], margin: float, config: GateConfig
+) -> SuiteVerdict:
+    """Questions about names that do not exist; an answer of the batch's facts is a leak."""
     if not pairs:
-        return _without_evidence(Suite.REGRESSION, margin, "no question was asked")
+        return _without_evidence(
+            Suite.LEAKAGE, margin, "no question names anything that could be exchanged"
+        )
+    leaked = sum(second.contained and not first.contained for first, second in pairs)
+    gone = sum(first.contained and not second.contained for first, second in pairs)
+    asked = len(pairs)
+    low, high = paired_interval(gained=leaked, lost=gone, asked=asked, confidence=config.confidence)
+    difference = (leaked - gone) / asked
+    return SuiteVerdict(
+        suite=Suite.LEAKAGE,
+        outcome=_outcome(estimate_is_within=difference < margin, bound_is_within=high < margin),
+        questions=asked,
+        clusters=asked,
+        before=fmean(first.contained for first, _ in pairs),
+        after=fmean(second.contained for _, second in pairs),
+        difference=difference,
+        interval=(low, high),
+        margin=margin,
+        reason=f"{leaked} of {asked} questions about names that do not exist got an answer of the "
+        f"batch's, a share of up to {max(0.0, high):.3f} cannot be ruled out, margin {margin:.3f}",
+    )
+
+
+def judge_retention(
+    pairs: Sequence[tuple[Answer, Answer]], known_facts: int, config: GateConfig
+) -> SuiteVerdict:
+    """Facts of earlier batches in each direction, known where at least half the wordings are.
+
+    The asked are a sample without replacement of `known_facts`. They count as more by
+    (N - 1) / (N - n), the inverse of the finite population correction (Cochran 1977, section 2.6),
+    with half a loss added for continuity; where all were asked, nothing is left to chance and the
+    bound is the estimate.
+    """
+    margin = config.retention_margin
+    if not pairs:
+        return _without_evidence(Suite.RETENTION, margin, "no earlier fact was asked")
+    first = [mean >= 0.5 for mean in cluster_means([first for first, _ in pairs])]
+    second = [mean >= 0.5 for mean in cluster_means([second for _, second in pairs])]
+    lost = sum(a and not b for a, b in zip(first, second, strict=True))
+    gained = sum(b and not a for a, b in zip(first, second, strict=True))
+    clusters = len(first)
+    difference = (gained - lost) / clusters
+    asked_facts = len({answer.probe.fact for answer, _ in pairs})
+    low = high = difference
+    if asked_facts < known_facts:
+        worth = (known_facts - 1) / (known_facts - asked_facts)
+        low, high = paired_interval(
+            gained=gained * worth,
+            lost=min(lost + 0.5, clusters - gained) * worth,
+            asked=clusters * worth,
+            confidence=config.confidence,
+        )
+    return SuiteVerdict(
+        suite=Suite.RETENTION,
+        outcome=_outcome(estimate_is_within=difference > -margin, bound_is_within=low > -margin),
+        questions=len(pairs),
+        clusters=clusters,
+        before=fmean(first),
+        after=fmean(second),
+        difference=difference,
+        interval=(low, high),
+        margin=margin,
+        reason=f"{lost} lost and {gained} gained of {clusters} (facts in one direction; "
+        f"{asked_facts} of {known_facts} facts asked), a loss of up to {max(0.0, -low):.3f} cannot "
+        f"be ruled out, margin {margin:.3f}",
+    )
+
+
+def judge_regression(
+    suite: str, pairs: Sequence[tuple[Answer, Answer]], margin: float, config: GateConfig
+) -> SuiteVerdict:
+    """General questions: right before and wrong after is a loss, the other way round a gain."""
+    if not pairs:
+        return _without_evidence(suite, margin, "no question was asked")
     lost = sum(first.contained and not second.contained for first, second in pairs)
     gained = sum(second.contained and not first.contained for first, second in pairs)
     asked = len(pairs)
@@ -113,7 +211,7 @@ def judge_regression(pairs: Sequence[tuple[Answer, Answer]], config: GateConfig)
     difference = (gained - lost) / asked
     outcome = _outcome(estimate_is_within=difference > -margin, bound_is_within=low > -margin)
     return SuiteVerdict(
-        suite=Suite.REGRESSION,
+        suite=suite,
         outcome=outcome,
         questions=asked,
         clusters=asked,
@@ -173,7 +271,7 @@ def wilson_interval(share: float, count: int, *, confidence: float) -> tuple[flo
 
 
 def paired_interval(
-    *, gained: int, lost: int, asked: int, confidence: float
+    *, gained: float, lost: float, asked: float, confidence: float
 ) -> tuple[float, float]:
     """One-sided lower and upper bounds of p_after - p_before (Tango 1998), by bisection."""
     z = NormalDist().inv_cdf(confidence)
@@ -187,7 +285,7 @@ def paired_interval(
     return low, high
 
 
-def tango_score(*, gained: int, lost: int, asked: int, difference: float) -> float:
+def tango_score(*, gained: float, lost: float, asked: float, difference: float) -> float:
     """Tango's z for the hypothesis p_after - p_before = difference; it falls as that rises.
 
     `variance` puts in the maximum likelihood estimate of the lost cell under the hypothesis.

@@ -10,7 +10,7 @@ from adapters.generate import answer_all
 from adapters.grading import best_recall, contains, is_exact, is_settled
 from adapters.masking import random_for
 from adapters.objectives import Row, diffusion_row, predict, reconstruction_loss
-from adapters.types import Answer, Family, PassageScore, Probe, Suite
+from adapters.types import ASKED_WHETHER, Answer, Family, PassageScore, Probe
 
 NELBO_DRAWS = 32  #: masked copies of a passage that a diffusion model is scored on
 
@@ -20,12 +20,12 @@ def ask(
 ) -> Iterator[tuple[int, Answer]]:
     """Yield (index of the probe, graded answer) as they come, free greedy generation.
 
-    Of general questions no more is asked than whether the answer comes, so they end once it has.
+    Where no more is asked than whether an accepted answer comes, it ends once one has.
     """
 
     def has_come(at: int, text: str) -> bool:
         probe = probes[at]
-        return probe.suite is Suite.REGRESSION and is_settled(text, probe.answers)
+        return probe.suite in ASKED_WHETHER and is_settled(text, probe.answers)
 
     questions = [probe.question for probe in probes]
     for at, text in answer_all(

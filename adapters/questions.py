@@ -4,13 +4,20 @@ A fact's own probes come first. Else its relation's templates, where it names su
 object. Else, from the bare statement, a cloze that hides the object or the subject, where the fact
 says what they are. A fact for which nothing can be made gets no probes: it can be trained, but
 never counted as learned.
+
+The same questions about names that do not exist are the leakage probes: a fact's answer must not
+come there. Those of facts that the model knows already are the retention probes.
 """
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import islice
 
 from adapters.grading import contains, words
+from adapters.masking import random_for
 from adapters.types import Direction, Fact, Probe, ProbeOrigin, Suite
+from adapters.wording import changed_name, replace_name
 
 SUITE_OF = {Direction.FORWARD: Suite.FORWARD, Direction.BACKWARD: Suite.BACKWARD}
 CLOZE = "Complete this sentence with what is missing: {cloze}"
@@ -51,7 +58,76 @@ def _probes(fact: Fact, asked: list[Asked], origin: ProbeOrigin) -> Iterator[Pro
                 question=question,
                 answers=answers,
                 origin=origin,
+                fact=fact.key,
             )
+
+
+def retention_probes(
+    facts: Sequence[Fact], relations: Mapping[str, RelationTemplates]
+) -> tuple[Probe, ...]:
+    """The probes of facts that were learned before; each direction of a fact is a cluster."""
+    return tuple(
+        replace(
+            probe,
+            key=f"{Suite.RETENTION}/{probe.key}",
+            suite=Suite.RETENTION,
+            cluster=f"{probe.suite}/{probe.cluster}",
+        )
+        for fact in facts
+        for probe in probes_of(fact, relations)
+    )
+
+
+#: How often leakage comes back to a question with another name.
+NAMES_A_QUESTION = 8
+
+
+def leakage_probes(
+    facts: Sequence[Fact], probes: Sequence[Probe], *, at_most: int
+) -> tuple[Probe, ...]:
+    """The facts' probes asked about names that do not exist, up to `at_most`.
+
+    Each is about a name of its own, so each is a cluster. The answers that must not come are those
+    of all the facts to questions of that direction and relation. What names nothing is left out.
+    """
+    by_key = {fact.key: fact for fact in facts}
+    asked = [probe for probe in probes if probe.fact in by_key]
+    random_for("leakage").shuffle(asked)  # so that a cut one is of all facts
+    forbidden: dict[tuple[Suite, str | None], dict[str, None]] = {}
+    for probe in asked:
+        kind = (probe.suite, by_key[str(probe.fact)].relation)
+        forbidden.setdefault(kind, {}).update(dict.fromkeys(probe.answers))
+    changed = (
+        replace(
+            probe,
+            key=f"{Suite.LEAKAGE}/{probe.key}/{turn}",
+            suite=Suite.LEAKAGE,
+            cluster=f"{probe.key}/{turn}",
+            question=question,
+            answers=tuple(forbidden[probe.suite, by_key[str(probe.fact)].relation]),
+        )
+        for turn in range(NAMES_A_QUESTION)
+        for probe in asked
+        if (question := _about_nobody(probe, by_key[str(probe.fact)], turn))
+    )
+    return tuple(islice(changed, at_most))
+
+
+def _about_nobody(probe: Probe, fact: Fact, turn: int) -> str | None:
+    """The question with a name that does not exist, or None where it names nothing."""
+    rng = random_for("leakage", probe.question, turn)
+    for name in (fact.subject, fact.object):
+        if (
+            name
+            and (changed := replace_name(probe.question, name, changed_name(name, rng)))
+            != probe.question
+        ):
+            return changed
+    # a given probe may name what the record does not: any capitalised words but the first
+    found = re.findall(r"(?<=[\w,;:\"'(] )[A-Z]\w+(?: [A-Z]\w+)*", probe.question)
+    if not found:
+        return None
+    return replace_name(probe.question, found[-1], changed_name(found[-1], rng))
 
 
 def _from_triple(fact: Fact, templates: RelationTemplates) -> list[Asked]:

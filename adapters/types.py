@@ -23,7 +23,13 @@ class Suite(StrEnum):
 
     FORWARD = "acquisition forward"
     BACKWARD = "acquisition backward"
+    LEAKAGE = "leakage"
+    RETENTION = "retention"
     REGRESSION = "regression"
+
+
+#: Suites of which no more is asked than whether an accepted answer comes.
+ASKED_WHETHER = frozenset({Suite.LEAKAGE, Suite.RETENTION, Suite.REGRESSION})
 
 
 class ProbeOrigin(StrEnum):
@@ -64,8 +70,9 @@ class Probe:
     suite: Suite
     cluster: str  #: wordings of one question share it; the unit that statistics count
     question: str
-    answers: tuple[str, ...]
+    answers: tuple[str, ...]  #: of leakage, those that must not come
     origin: ProbeOrigin
+    fact: str | None = None  #: the key of the fact that it is asked for; None in shipped suites
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,7 +80,7 @@ class Answer:
     """What a model said to one probe, graded."""
 
     probe: Probe
-    text: str  #: a general question's ends soon after its answer has come
+    text: str  #: in a suite of ASKED_WHETHER it ends soon after an accepted answer has come
     exact: bool  #: equal to an accepted answer after normalising
     contained: bool  #: an accepted answer stands in the text on word boundaries
     recall: float  #: ROUGE-1 recall against the best accepted answer, 0 to 1

@@ -1,6 +1,6 @@
 """Batches: the waiting facts claimed for one adapter, and freed when no verdict comes."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from itertools import islice, zip_longest
@@ -42,6 +42,8 @@ class ClaimedBatch:
     batch_id: int
     facts: tuple[Fact, ...]
     replayed: tuple[Fact, ...] = ()  #: of earlier batches, shown again beside them
+    retained: tuple[Fact, ...] = ()  #: of earlier batches, asked again before and after
+    known_facts: int = 0  #: how many there are of which these were drawn
 
 
 def count_pending(session: Session) -> int:
@@ -56,6 +58,7 @@ def claim_batch(
     at_least: int,
     at_most: int,
     replay_at_most: int = 0,
+    retain_at_most: int = 0,
     now: datetime,
 ) -> ClaimedBatch | None:
     """The oldest pending facts as one new batch, or None while too few are waiting.
@@ -83,11 +86,15 @@ def claim_batch(
     session.add_all(Membership(batch_id=batch.id, fact_id=row.id) for row in rows)
     replayed = draw_replayed(session, at_most=replay_at_most, seed=trained_on)
     session.add_all(Replay(batch_id=batch.id, fact_id=row.id) for row in replayed)
+    learned = in_head_by_batch(session, [MembershipOutcome.LEARNED])
+    retained = draw_evenly(learned, at_most=retain_at_most, seed=f"retention/{trained_on}")
     return ClaimedBatch(
         refresh_id=refresh.id,
         batch_id=batch.id,
         facts=tuple(fact_of(row) for row in rows),
         replayed=tuple(fact_of(row) for row in replayed),
+        retained=tuple(fact_of(row) for row in retained),
+        known_facts=sum(map(len, learned)),
     )
 
 
@@ -96,13 +103,20 @@ def draw_replayed(session: Session, *, at_most: int, seed: int) -> list[FactRow]
 
     The same head and seed give the same facts.
     """
-    in_head = head_batches(session)
+    known = in_head_by_batch(session, IN_HEAD)
+    return sorted(draw_evenly(known, at_most=at_most, seed=seed), key=lambda row: row.id)
+
+
+def in_head_by_batch(
+    session: Session, outcomes: Collection[MembershipOutcome]
+) -> list[list[FactRow]]:
+    """The facts that the head's adapters hold with these outcomes and that still stand."""
     known = session.execute(
         select(Membership.batch_id, FactRow)
         .join(FactRow, FactRow.id == Membership.fact_id)
         .where(
-            Membership.batch_id.in_(in_head),
-            Membership.outcome.in_(IN_HEAD),
+            Membership.batch_id.in_(head_batches(session)),
+            Membership.outcome.in_(outcomes),
             FactRow.superseded_by.is_(None),
             FactRow.retracted_at.is_(None),
         )
@@ -111,11 +125,10 @@ def draw_replayed(session: Session, *, at_most: int, seed: int) -> list[FactRow]
     by_batch: dict[int, list[FactRow]] = {}
     for batch_id, row in known:
         by_batch.setdefault(batch_id, []).append(row)
-    drawn = draw_evenly(list(by_batch.values()), at_most=at_most, seed=seed)
-    return sorted(drawn, key=lambda row: row.id)
+    return list(by_batch.values())
 
 
-def draw_evenly(groups: Sequence[Sequence[T]], *, at_most: int, seed: int) -> list[T]:
+def draw_evenly(groups: Sequence[Sequence[T]], *, at_most: int, seed: int | str) -> list[T]:
     """One of each group in turn, in an order that depends on the seed alone.
 
     The groups' own order is drawn, too: where there are more than `at_most`, none is always last.

@@ -11,7 +11,6 @@ from sqlalchemy.orm import Session
 
 from adapters.examine import Examination
 from adapters.train import TrainingStep
-from adapters.types import Suite
 from service import batches, leases
 from service.db import writing
 from service.errors import LeaseLost
@@ -132,7 +131,7 @@ class RefreshRecord:
                 stage=stage,
                 suite=probe.suite,
                 probe_key=probe.key,
-                fact_id=None if probe.suite is Suite.REGRESSION else int(probe.cluster),
+                fact_id=None if probe.fact is None else int(probe.fact),
                 question=probe.question,
                 answers=list(probe.answers),
                 origin=probe.origin,

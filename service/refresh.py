@@ -10,7 +10,7 @@ import os
 import platform
 import shutil
 import socket
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -25,7 +25,7 @@ from torch import OutOfMemoryError
 
 from adapters import gate
 from adapters.anchor import Anchors, anchors_of, with_decoys
-from adapters.backbones import Backbone, load_backbone
+from adapters.backbones import Backbone, load_backbone, verify_base
 from adapters.checkpoint import Checkpoints
 from adapters.errors import (
     ArtefactError,
@@ -37,11 +37,17 @@ from adapters.errors import (
     TrainingStopped,
     UnsafeText,
 )
-from adapters.examine import Examination, examine
+from adapters.examine import Examination, examine, examine_general
 from adapters.isolate import find_poison
 from adapters.lora import attached, save_adapter, set_precision
 from adapters.masking import EncodedFact
-from adapters.questions import probes_of
+from adapters.questions import (
+    SUITE_OF,
+    RelationTemplates,
+    leakage_probes,
+    probes_of,
+    retention_probes,
+)
 from adapters.rows import encode_fact
 from adapters.store import canonical_digest, file_digest
 from adapters.suites import RegressionSuite, read_prompts, read_relations, read_suite
@@ -132,6 +138,7 @@ def run_refresh(
                 at_least=at_least,
                 at_most=settings.schedule.at_most,
                 replay_at_most=settings.training.replay_facts,
+                retain_at_most=settings.gate.retention_facts,
                 now=_now(),
             )
         if claimed is None:
@@ -224,10 +231,10 @@ class _Run:
                 facts,
                 digest=self.head.recipe.base_digest,
             )
-        probes = [probe for fact in claimed.facts for probe in probes_of(fact, relations)]
-        probes = _of_facts(probes, facts)
+        probes = self._probes(relations, facts)
         with self.record.phase("baseline"):
             before = self._examine(backbone, probes, suite, self.head.snapshot_digest, "baseline")
+            base = self._general_of_base(suite)
         with self.record.phase("training"):
             self.precision = set_precision(backbone, settings.training)
             adapter_digest, trained = self._train(backbone, facts, anchors)
@@ -241,9 +248,50 @@ class _Run:
         with self.record.phase("examination"):
             after = self._examine(candidate, probes, suite, snapshot_digest, "examination")
         verdict = gate.decide(
-            before.answers, after.answers, before.passages, after.passages, settings.gate
+            before.answers,
+            after.answers,
+            before.passages,
+            after.passages,
+            settings.gate,
+            base=base,
+            known_facts=claimed.known_facts,
         )
         return self._publish(adapter_id, recipe, snapshot_digest, before, after, verdict)
+
+    def _probes(
+        self, relations: Mapping[str, RelationTemplates], facts: Sequence[EncodedFact]
+    ) -> list[Probe]:
+        """All that is asked but the general questions: of these facts, and of earlier ones."""
+        keys = {fact.key for fact in facts}
+        kept = [fact for fact in self.claimed.facts if fact.key in keys]
+        own = [probe for fact in kept for probe in probes_of(fact, relations)]
+        leakage = leakage_probes(kept, own, at_most=self.settings.gate.leakage_questions)
+        return [*own, *leakage, *retention_probes(self.claimed.retained, relations)]
+
+    def _general_of_base(self, suite: RegressionSuite) -> Sequence[Answer] | None:
+        """The base's answers to the general questions; None where the head is the base itself."""
+        digest = self.head.recipe.base_digest
+        if not self.head.recipe.adapter_ids:
+            return None
+
+        def load() -> Backbone:
+            verify_base(self.places.base, digest)
+            return load_backbone(self.places.base, self.settings.base)
+
+        return examine_general(
+            load,
+            self.settings.base,
+            suite,
+            weights_digest=digest,
+            answer_tokens=self.settings.gate.answer_tokens,
+            cache=self.places.answers,
+            report=self._report("baseline"),
+        ).answers
+
+    def _report(self, phase: str) -> Callable[[int, int], None]:
+        return lambda done, asked: self.record.progress(
+            Progress(phase=phase, step=done, steps=asked)
+        )
 
     def _encode(self, backbone: Backbone, facts: Sequence[Fact]) -> list[EncodedFact]:
         """The facts as tokens; one that cannot be learned is set aside, the others go on."""
@@ -273,9 +321,7 @@ class _Run:
             weights_digest=weights_digest,
             answer_tokens=self.settings.gate.answer_tokens,
             cache=self.places.answers,
-            report=lambda done, asked: self.record.progress(
-                Progress(phase=phase, step=done, steps=asked)
-            ),
+            report=self._report(phase),
         )
 
     def _train(
@@ -455,15 +501,16 @@ class _Run:
 
 
 def _of_facts(probes: Sequence[Probe], facts: Sequence[EncodedFact]) -> list[Probe]:
+    """The probes of these facts of the batch, and those of earlier batches."""
     keys = {fact.key for fact in facts}
-    return [probe for probe in probes if probe.cluster in keys]
+    return [probe for probe in probes if probe.suite is Suite.RETENTION or probe.fact in keys]
 
 
 def learned_by_probes(answers: Sequence[Answer]) -> dict[int, MembershipOutcome]:
     """A fact is learned when it answers at least half of its probes in each direction asked."""
     right: dict[tuple[int, Suite], list[bool]] = {}
     for answer in answers:
-        if answer.probe.suite is not Suite.REGRESSION:
+        if answer.probe.suite in SUITE_OF.values():
             key = (int(answer.probe.cluster), answer.probe.suite)
             right.setdefault(key, []).append(answer.contained)
     outcomes: dict[int, MembershipOutcome] = {}

@@ -7,7 +7,7 @@ from pydantic import BaseModel
 from rich.markup import escape
 from rich.table import Table
 
-from adapters.types import Suite
+from adapters.types import ASKED_WHETHER, Suite
 from service.demo import Asked, DemoResult
 from service.views import FactDetail, RefreshDetail
 
@@ -101,22 +101,25 @@ def loss_table(refresh: RefreshDetail) -> Table:
 
 
 def answer_table(refresh: RefreshDetail) -> Table:
-    """The facts' own probes before and after; the regression suite only where it changed."""
+    """The facts' own probes before and after; those of other suites only where that changed."""
     shown = [
         probe
         for probe in refresh.probes
-        if probe.suite != Suite.REGRESSION or probe.contained_before != probe.contained_after
+        if probe.suite not in ASKED_WHETHER or probe.contained_before != probe.contained_after
     ]
-    table = Table(title="probes (of the regression suite: what changed)", title_justify="left")
+    table = Table(
+        title="probes (of other suites than acquisition: what changed)", title_justify="left"
+    )
     for name in ("suite", "question", "wanted", "before", "after"):
         table.add_column(name)
     for probe in shown:
+        is_leak = probe.suite == Suite.LEAKAGE  # what must not come is listed there
         table.add_row(
             probe.suite,
             cell(probe.question),
-            cell(probe.answers[0]),
-            marked(probe.before, is_right=probe.contained_before),
-            marked(probe.after, is_right=probe.contained_after),
+            cell("nothing learned" if is_leak else probe.answers[0]),
+            marked(probe.before, is_right=probe.contained_before is not is_leak),
+            marked(probe.after, is_right=probe.contained_after is not is_leak),
         )
     return table
 

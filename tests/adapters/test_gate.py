@@ -7,8 +7,17 @@ import pytest
 from scipy import optimize
 
 from adapters.config import GateConfig
-from adapters.gate import decide, paired_interval, tango_score, wilson_interval
-from adapters.types import Answer, Outcome, PassageScore, Probe, ProbeOrigin, Suite, Verdict
+from adapters.gate import decide, judge_retention, paired_interval, tango_score, wilson_interval
+from adapters.types import (
+    Answer,
+    Outcome,
+    PassageScore,
+    Probe,
+    ProbeOrigin,
+    Suite,
+    SuiteVerdict,
+    Verdict,
+)
 
 CONFIG = GateConfig()
 
@@ -42,12 +51,16 @@ def judge(
     asked: int = 200,
     rise: float = 0.0,
     passages: int = 24,
+    leaked: int = 0,
+    leakage_asked: int = 64,
+    forgotten: int = 0,
+    config: GateConfig = CONFIG,
 ) -> Verdict:
     forward = [True] * 16 if forward is None else forward
     backward = [True] * 16 if backward is None else backward
-    kept = asked - lost - gained
-    first = [False] * gained + [True] * (lost + kept)
-    second = [True] * gained + [False] * lost + [True] * kept
+    kept = asked - lost - gained - forgotten
+    first = [False] * gained + [True] * (lost + kept) + [False] * forgotten
+    second = [True] * gained + [False] * lost + [True] * kept + [False] * forgotten
     noise = Random(0)
     scores = [1.0 + noise.gauss(0, 0.1) for _ in range(passages)]
 
@@ -55,9 +68,14 @@ def judge(
         return [
             *answers(Suite.FORWARD, forward if learned else [False] * len(forward), wordings=2),
             *answers(Suite.BACKWARD, backward if learned else [False] * len(backward), wordings=2),
+            *answers(
+                Suite.LEAKAGE,
+                [learned and at < leaked for at in range(leakage_asked)],
+            ),
             *answers(Suite.REGRESSION, general),
         ]
 
+    base = answers(Suite.REGRESSION, [True] * asked) if forgotten else None
     return decide(
         both(first, False),
         both(second, True),
@@ -66,7 +84,8 @@ def judge(
             PassageScore(passage=str(at), bits_per_byte=bits + rise + noise.gauss(0, 0.005))
             for at, bits in enumerate(scores)
         ],
-        CONFIG,
+        config,
+        base=base,
     )
 
 
@@ -99,11 +118,112 @@ def test_two_facts_are_not_enough_evidence_even_when_both_are_right() -> None:
 
 
 @pytest.mark.parametrize(
-    "nothing", [{"forward": []}, {"backward": []}, {"asked": 0}, {"passages": 0}]
+    "nothing",
+    [{"forward": []}, {"backward": []}, {"leakage_asked": 0}, {"asked": 0}, {"passages": 0}],
 )
 def test_a_suite_without_results_never_looks_like_a_pass(nothing: dict[str, object]) -> None:
     verdict = judge(**nothing)  # type: ignore[arg-type]
     assert verdict.outcome is Outcome.INSUFFICIENT
+
+
+@pytest.mark.parametrize(
+    ("leaked", "outcome"),
+    [(0, Outcome.PASS), (4, Outcome.PASS), (8, Outcome.INSUFFICIENT), (12, Outcome.FAIL)],
+)
+def test_new_answers_to_questions_about_nobody_are_held_against_the_margin(
+    leaked: int, outcome: Outcome
+) -> None:
+    verdict = judge(leaked=leaked)
+    assert verdict.outcome is outcome
+    if outcome is not Outcome.PASS:
+        assert f"{leaked} of 64 questions" in verdict.reasons[0]
+
+
+def test_leakage_can_be_done_without() -> None:
+    config = CONFIG.model_copy(update={"leakage_margin": None})
+    verdict = judge(leaked=64, config=config)
+    assert verdict.outcome is Outcome.PASS
+    assert Suite.LEAKAGE not in [suite.suite for suite in verdict.suites]
+
+
+def test_small_losses_that_add_up_since_the_base_are_stopped() -> None:
+    """Four are lost since the head, which had forgotten others before."""
+    assert judge(lost=4, forgotten=4).outcome is Outcome.PASS
+    drifted = judge(lost=4, forgotten=26)
+    assert drifted.outcome is Outcome.FAIL
+    assert [reason.split(":")[0] for reason in drifted.reasons] == ["regression since base"]
+
+
+def test_the_base_must_have_been_asked_the_same() -> None:
+    with pytest.raises(ValueError, match="same probes"):
+        decide([], [], [], [], CONFIG, base=answers(Suite.REGRESSION, [True]))
+
+
+def retained(*, known: int, asked: int, lost: int, gained: int = 0) -> SuiteVerdict:
+    """Of `asked` facts, each in one direction and two wordings, some change sides."""
+    before, after = (
+        [
+            Answer(
+                probe=Probe(
+                    key=f"{fact}/{wording}",
+                    suite=Suite.RETENTION,
+                    cluster=str(fact),
+                    question="?",
+                    answers=("yes",),
+                    origin=ProbeOrigin.RELATION,
+                    fact=str(fact),
+                ),
+                text="",
+                exact=False,
+                contained=wording == 0 and known_then(fact),
+                recall=0.0,
+            )
+            for fact in range(asked)
+            for wording in range(2)
+        ]
+        for known_then in (lambda fact: fact >= gained, lambda fact: fact < asked - lost)
+    )
+    return judge_retention(list(zip(before, after, strict=True)), known, CONFIG)
+
+
+def test_where_every_earlier_fact_was_asked_nothing_is_left_to_chance() -> None:
+    census = retained(known=20, asked=20, lost=1)
+    assert census.outcome is Outcome.PASS
+    assert census.interval == (-0.05, -0.05)
+    assert retained(known=20, asked=20, lost=3).outcome is Outcome.FAIL
+
+
+def test_a_sample_of_the_earlier_facts_leaves_a_doubt_that_shrinks_as_it_grows() -> None:
+    assert retained(known=200, asked=20, lost=0).outcome is Outcome.INSUFFICIENT
+    reach = [
+        interval[0]
+        for asked in (20, 100, 180, 200)
+        if (interval := retained(known=200, asked=asked, lost=asked // 20).interval)
+    ]
+    assert reach == sorted(reach)
+    assert reach[-1] == -0.05
+
+
+@pytest.mark.parametrize(
+    ("known", "asked", "lost", "gained"),
+    [(60, 30, 6, 0), (60, 50, 6, 0), (100, 24, 12, 2), (200, 100, 24, 4), (40, 36, 4, 0)],
+)
+def test_the_retention_bound_keeps_its_level_on_samples_of_a_small_population(
+    known: int, asked: int, lost: int, gained: int
+) -> None:
+    """A tenth of all facts is lost, net: at most one sample in twenty may pass."""
+    assert lost - gained == known // 10
+    rng, passed, runs = Random(3), 0, 600
+    facts = [-1] * lost + [1] * gained + [0] * (known - lost - gained)
+    for _ in range(runs):
+        drawn = rng.sample(facts, asked)
+        verdict = retained(known=known, asked=asked, lost=drawn.count(-1), gained=drawn.count(1))
+        passed += verdict.outcome is Outcome.PASS
+    assert passed / runs <= 0.05 + 3 * math.sqrt(0.05 * 0.95 / runs)
+
+
+def test_a_fact_half_of_whose_wordings_are_answered_counts_as_known() -> None:
+    assert retained(known=20, asked=20, lost=0).before == 1.0
 
 
 def test_a_failure_outweighs_missing_evidence() -> None:

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from adapters.errors import SuiteError
-from adapters.questions import RelationTemplates, probes_of
+from adapters.questions import RelationTemplates, leakage_probes, probes_of, retention_probes
 from adapters.suites import read_prompts, read_relations, read_suite
 from adapters.types import Direction, Fact, GivenProbe, ProbeOrigin, Suite
 
@@ -140,3 +140,74 @@ def test_a_broken_suite_is_refused_with_its_place(
     path.write_text(f"name: x\nquestions: [{question}]\npassages: [{{id: p, text: t}}]\n")
     with pytest.raises(SuiteError, match=complaint):
         read_suite(path)
+
+
+def test_leakage_asks_the_same_about_names_that_do_not_exist() -> None:
+    facts = [
+        capital(),
+        Fact(
+            key="8",
+            statement="Bregal is the capital of Osk.",
+            subject="Bregal",
+            relation="capital_of",
+            object="Osk",
+        ),
+    ]
+    own = [probe for fact in facts for probe in probes_of(fact, RELATIONS)]
+    leakage = leakage_probes(facts, own, at_most=100)
+    assert len(leakage) == 8 * len(own)
+    assert (
+        len({probe.key for probe in leakage}) == len({p.cluster for p in leakage}) == len(leakage)
+    )
+    names = {"Velmar", "Tornia", "Bregal", "Osk"}
+    for probe in leakage:
+        assert probe.suite is Suite.LEAKAGE
+        assert not any(name in probe.question for name in names)
+        is_backward = probe.question.startswith("What is")
+        # the other fact's answer would be a leak, too
+        assert set(probe.answers) == ({"Velmar", "Bregal"} if is_backward else {"Tornia", "Osk"})
+        assert probe.fact in ("7", "8")
+    assert len({probe.question for probe in leakage}) > 6 * len(own)
+    assert leakage_probes(facts, own, at_most=100) == leakage
+
+
+def test_a_cut_of_the_leakage_is_of_every_fact() -> None:
+    facts = [
+        Fact(
+            key=str(at),
+            statement=f"Vel{at}mar is the capital of Torn{at}.",
+            subject=f"Vel{at}mar",
+            relation="capital_of",
+            object=f"Torn{at}",
+        )
+        for at in range(10)
+    ]
+    own = [probe for fact in facts for probe in probes_of(fact, RELATIONS)]
+    assert len({probe.fact for probe in leakage_probes(facts, own, at_most=30)}) == 10
+
+
+@pytest.mark.parametrize(
+    ("question", "kept"),
+    [
+        ("Who is the mayor of Tolmar?", "Who is the mayor of "),
+        ("Which town has Orlan Vess as its mayor?", "Which town has "),
+        ("Who is the mayor?", None),
+    ],
+)
+def test_a_given_probe_leaks_where_it_names_something(question: str, kept: str | None) -> None:
+    given = GivenProbe(direction=Direction.FORWARD, question=question, answers=("Mira Zun",))
+    fact = Fact(key="1", statement="It is Mira Zun.", probes=(given,))
+    leakage = leakage_probes([fact], probes_of(fact, {}), at_most=3)
+    if kept is None:
+        assert leakage == ()
+    else:
+        assert all(probe.question.startswith(kept) for probe in leakage)
+        assert question not in [probe.question for probe in leakage]
+
+
+def test_retention_asks_what_was_asked_when_it_was_learned() -> None:
+    own, later = probes_of(capital(), RELATIONS), retention_probes([capital()], RELATIONS)
+    assert [probe.question for probe in later] == [probe.question for probe in own]
+    assert {probe.suite for probe in later} == {Suite.RETENTION}
+    assert len({probe.cluster for probe in later}) == 2  # a direction each
+    assert not {probe.key for probe in own} & {probe.key for probe in later}
