@@ -15,13 +15,22 @@ from transformers import AutoTokenizer
 
 from adapters import train
 from adapters.errors import ArtefactError, ModelSourceError, StorageFull, TrainingDiverged
+from adapters.gate import BASE_SUITE
+from adapters.types import Suite
 from service import facts, lineage, views
 from service.asking import ask_release
 from service.db import make_engine, reading, writing
 from service.errors import Stopped
 from service.facts import FactState
 from service.initialise import initialise
-from service.models import ApiKey, FactRow, HeadAction, Membership, RefreshOutcome
+from service.models import (
+    ApiKey,
+    FactRow,
+    HeadAction,
+    Membership,
+    MembershipOutcome,
+    RefreshOutcome,
+)
 from service.places import Places
 from service.progress import Progress
 from service.refresh import run_refresh
@@ -36,6 +45,9 @@ LENIENT = {
     "forward_floor": 0.0,
     "backward_floor": 0.0,
     "regression_margin": 1.0,
+    "base_margin": 1.0,
+    "leakage_margin": 1.0,
+    "retention_margin": 1.0,
     "bits_margin": 100.0,
     "answer_tokens": 4,
 }
@@ -130,13 +142,64 @@ def test_waiting_facts_become_the_new_head(make_world: Callable[..., World]) -> 
     record = last_refresh(engine)
     assert record.outcome == "promoted"
     assert [loss.step for loss in record.losses] == [1, 2, 3]
-    assert len(record.probes) == 4 + 20
+    assert len(record.probes) == 4 + 8 * 4 + 20  # two facts both ways, about nobody, in general
     assert len(record.passages) == 4
     assert record.verdict is not None
     assert {"loading", "baseline", "training", "composing", "examination"} <= record.timings.keys()
     assert {progress.phase for progress in seen} >= {"baseline", "training", "examination"}
     assert snapshot_of(settings, engine, end.release_id).is_dir()
     assert all(state(engine, fact) is FactState.UNLEARNED for fact in ids)  # random weights
+
+
+def suites_of(record: views.RefreshDetail) -> list[str]:
+    assert record.verdict is not None
+    return [line["suite"] for line in record.verdict["suites"]]
+
+
+def test_later_refreshes_are_held_against_earlier_facts_and_the_base(
+    make_world: Callable[..., World],
+) -> None:
+    _, engine = world = make_world()
+    first = push(engine, "Orlan Vess is the mayor of Tolmar.", "Mira Zun leads the Bregal choir.")
+    refresh(world)
+    assert not {Suite.RETENTION, BASE_SUITE} & set(suites_of(last_refresh(engine)))
+    with writing(engine) as session:  # random weights answer nothing; say that one is known
+        session.scalars(
+            select(Membership).where(Membership.fact_id == first[0])
+        ).one().outcome = MembershipOutcome.LEARNED
+    push(engine, "Lake Ux lies in Ardun.")
+    assert refresh(world).outcome is RefreshOutcome.PROMOTED
+    record = last_refresh(engine)
+    assert {Suite.LEAKAGE, Suite.RETENTION, BASE_SUITE} <= set(suites_of(record))
+    asked = [probe for probe in record.probes if probe.suite == Suite.RETENTION]
+    assert {probe.fact_id for probe in asked} == {first[0]}
+    assert any("Tolmar" in probe.question for probe in asked)
+
+
+def test_a_retracted_fact_is_not_to_be_retained(make_world: Callable[..., World]) -> None:
+    _, engine = world = make_world()
+    (known,) = push(engine, "Orlan Vess is the mayor of Tolmar.")
+    refresh(world)
+    with writing(engine) as session:
+        session.scalars(
+            select(Membership).where(Membership.fact_id == known)
+        ).one().outcome = MembershipOutcome.LEARNED
+        facts.retract(session, known, now=datetime.now(UTC))
+    push(engine, "Lake Ux lies in Ardun.")
+    refresh(world)
+    assert Suite.RETENTION not in suites_of(last_refresh(engine))
+
+
+def test_the_base_is_asked_again_where_its_answers_are_lost(
+    make_world: Callable[..., World],
+) -> None:
+    settings, engine = world = make_world()
+    push(engine, "Orlan Vess is the mayor of Tolmar.")
+    refresh(world)
+    shutil.rmtree(Places(settings.state_dir).answers)
+    push(engine, "Lake Ux lies in Ardun.")
+    assert refresh(world).outcome is RefreshOutcome.PROMOTED
+    assert BASE_SUITE in suites_of(last_refresh(engine))
 
 
 def test_nothing_waiting_is_no_refresh(make_world: Callable[..., World]) -> None:

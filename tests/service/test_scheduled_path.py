@@ -43,6 +43,8 @@ def config(tmp_path_factory: pytest.TempPathFactory, tiny_folder: Path) -> Path:
             "forward_floor": 0.0,
             "backward_floor": 0.0,
             "regression_margin": 1.0,
+            "base_margin": 1.0,
+            "leakage_margin": 1.0,
             "bits_margin": 100.0,
         },
         "suites": {
