@@ -93,7 +93,10 @@ def test_the_shipped_suites_can_be_read_and_are_large_enough() -> None:
     suite = read_suite(CONFIGS / "suites" / "general.yaml")
     assert len(suite.probes) >= 150
     assert len(suite.passages) >= 20
-    assert len(read_relations(CONFIGS / "relations.yaml")) >= 10
+    relations = read_relations(CONFIGS / "relations.yaml")
+    assert len(relations) >= 40
+    for asked in relations.values():
+        assert min(len(asked.forward), len(asked.backward)) >= 2
 
 
 def test_nothing_that_is_measured_is_trained_on() -> None:
