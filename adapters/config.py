@@ -156,7 +156,7 @@ class GateConfig(Section):
     """What a candidate must show. Every bound is one-sided at `confidence`."""
 
     confidence: Annotated[float, Field(gt=0.5, lt=1.0)] = 0.95
-    forward_floor: Fraction = 0.5  #: the lower bound of forward recall must reach it
+    forward_floor: Fraction = 0.4  #: the lower bound of forward recall must reach it
     backward_floor: Fraction = 0.3  #: likewise backward
     regression_margin: Fraction = 0.05  #: the largest true loss of right answers let through
     #: The same since the base, so that many losses within the margin cannot add up.

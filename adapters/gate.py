@@ -3,7 +3,8 @@
 Every suite must pass (an intersection-union test), so the chance of a false promotion is at most
 1 - confidence and no correction for several tests is due. Each suite is decided by one bound:
 
-* acquisition: the lower Wilson bound of the share of facts answered, against a floor. A fact's
+* acquisition: the exact lower bound (Clopper and Pearson 1934, Biometrika 26, 404-413) of the share
+  of facts answered, against a floor. A fact's
   wordings are one cluster, scored by their mean; since such a mean varies no more than a single
   yes or no, the bound keeps its level (Wilson 1927).
 * leakage: the upper bound of Tango's score interval for the difference of two paired proportions
@@ -108,7 +109,7 @@ def judge_acquisition(
     before = cluster_means([first for first, _ in pairs])
     after = cluster_means([second for _, second in pairs])
     share, facts = fmean(after), len(after)
-    low, high = wilson_interval(share, facts, confidence=config.confidence)
+    low, high = exact_interval(share, facts, confidence=config.confidence)
     outcome = _outcome(estimate_is_within=share >= floor, bound_is_within=low >= floor)
     said = f"{share:.2f} of {facts} facts, lower bound {low:.2f}, floor {floor:.2f}"
     return SuiteVerdict(
@@ -261,13 +262,12 @@ def cluster_means(answers: Sequence[Answer]) -> list[float]:
     return [fmean(right) for right in clusters.values()]
 
 
-def wilson_interval(share: float, count: int, *, confidence: float) -> tuple[float, float]:
-    """The one-sided lower and upper Wilson bounds of a proportion."""
-    z = NormalDist().inv_cdf(confidence)
-    centre = share + z * z / (2 * count)
-    reach = z * math.sqrt(share * (1 - share) / count + z * z / (4 * count * count))
-    scale = 1 + z * z / count
-    return max(0.0, (centre - reach) / scale), min(1.0, (centre + reach) / scale)
+def exact_interval(share: float, count: int, *, confidence: float) -> tuple[float, float]:
+    """The one-sided lower and upper bounds of a proportion (Clopper and Pearson 1934)."""
+    right = share * count
+    low = stats.beta.ppf(1 - confidence, right, count - right + 1) if right > 0 else 0.0
+    high = stats.beta.ppf(confidence, right + 1, count - right) if right < count else 1.0
+    return float(low), float(high)
 
 
 def paired_interval(

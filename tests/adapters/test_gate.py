@@ -7,7 +7,7 @@ import pytest
 from scipy import optimize
 
 from adapters.config import GateConfig
-from adapters.gate import decide, judge_retention, paired_interval, tango_score, wilson_interval
+from adapters.gate import decide, exact_interval, judge_retention, paired_interval, tango_score
 from adapters.types import (
     Answer,
     Outcome,
@@ -285,7 +285,29 @@ def test_a_loss_at_the_margin_is_let_through_at_most_one_time_in_twenty() -> Non
     assert through / 2000 <= 0.05 + 3 * math.sqrt(0.05 * 0.95 / 2000)
 
 
-def test_the_wilson_bound_of_a_published_case() -> None:
-    """81 of 263, 95 % two-sided: .2553 to .3662 (Newcombe 1998, Statistics in Medicine 17, 857)."""
-    low, high = wilson_interval(81 / 263, 263, confidence=0.975)
-    assert (round(low, 4), round(high, 4)) == (0.2553, 0.3662)
+@pytest.mark.parametrize(
+    ("right", "asked", "low", "high"),
+    [(81, 263, 0.2527, 0.3676), (15, 148, 0.0578, 0.1617), (0, 20, 0.0, 0.1684)],
+)
+def test_the_exact_bounds_of_published_cases(
+    right: int, asked: int, low: float, high: float
+) -> None:
+    """95 % two-sided (Newcombe 1998, Statistics in Medicine 17, 857, table I, method 5)."""
+    found = exact_interval(right / asked, asked, confidence=0.975)
+    assert tuple(round(bound, 4) for bound in found) == (low, high)
+
+
+@pytest.mark.parametrize("suite", [Suite.FORWARD, Suite.BACKWARD])
+@pytest.mark.parametrize("facts", [4, 8, 12, 24, 48])
+@pytest.mark.parametrize("halves", [0.0, 0.5])
+def test_what_is_learned_at_the_floor_passes_at_most_once_in_twenty(
+    suite: Suite, facts: int, halves: float
+) -> None:
+    """Half of the facts answer one of two wordings, or all both or none."""
+    floor = CONFIG.forward_floor if suite is Suite.FORWARD else CONFIG.backward_floor
+    weights = (floor - halves * floor, 2 * halves * floor, 1 - floor - halves * floor)
+    rng, passed, runs = Random(facts), 0, 1000
+    for _ in range(runs):
+        means = rng.choices((1.0, 0.5, 0.0), weights, k=facts)
+        passed += exact_interval(sum(means) / facts, facts, confidence=0.95)[0] >= floor
+    assert passed / runs <= 0.05 + 3 * math.sqrt(0.05 * 0.95 / runs)
