@@ -10,11 +10,11 @@ come there. Those of facts that the model knows already are the retention probes
 """
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 
-from adapters.grading import contains, words
+from adapters.grading import contains, normalised, words
 from adapters.masking import random_for
 from adapters.types import Direction, Fact, Probe, ProbeOrigin, Suite
 from adapters.wording import changed_name, replace_name
@@ -34,11 +34,22 @@ class RelationTemplates:
     backward: tuple[str, ...]
 
 
-def probes_of(fact: Fact, relations: Mapping[str, RelationTemplates]) -> tuple[Probe, ...]:
+def probes_of(
+    fact: Fact,
+    relations: Mapping[str, RelationTemplates],
+    *,
+    without: Collection[Direction] = (),
+) -> tuple[Probe, ...]:
     """All probes of a fact, every wording of one direction in the fact's own cluster.
 
-    A question that contains one of its own answers would be right by echo, and is left out.
+    A question that contains one of its own answers would be right by echo, and is left out; so are
+    the directions of `without`.
     """
+    suites = {SUITE_OF[direction] for direction in without}
+    return tuple(probe for probe in _all_probes(fact, relations) if probe.suite not in suites)
+
+
+def _all_probes(fact: Fact, relations: Mapping[str, RelationTemplates]) -> tuple[Probe, ...]:
     templates = relations.get(fact.relation or "")
     if fact.probes:
         asked = [(given.direction, given.question, given.answers) for given in fact.probes]
@@ -62,9 +73,35 @@ def _probes(fact: Fact, asked: list[Asked], origin: ProbeOrigin) -> Iterator[Pro
             )
 
 
-def retention_probes(
-    facts: Sequence[Fact], relations: Mapping[str, RelationTemplates]
-) -> tuple[Probe, ...]:
+def ambiguous_directions(fact: Fact, others: Iterable[Fact]) -> dict[Direction, str]:
+    """Directions in which other facts give another right answer, and which facts those are.
+
+    "Who works for X?" is no question while ten people do. Only where the fact has a triple: what
+    its own probes ask is its sender's business.
+    """
+    if fact.probes or not (fact.subject and fact.relation and fact.object):
+        return {}
+    subject, object_ = normalised(fact.subject), normalised(fact.object)
+    reasons: dict[Direction, str] = {}
+    for other in others:
+        if other.relation != fact.relation or not (other.subject and other.object):
+            continue
+        same_subject = normalised(other.subject) == subject
+        same_object = normalised(other.object) == object_
+        if same_subject and not same_object:
+            reasons.setdefault(
+                Direction.FORWARD,
+                f"Fact {other.key} says {fact.relation} of {fact.subject}, too: {other.object}.",
+            )
+        if same_object and not same_subject:
+            reasons.setdefault(
+                Direction.BACKWARD,
+                f"Fact {other.key} says {fact.relation} {fact.object}, too: {other.subject}.",
+            )
+    return reasons
+
+
+def retention_probes(probes: Iterable[Probe]) -> tuple[Probe, ...]:
     """The probes of facts that were learned before; each direction of a fact is a cluster."""
     return tuple(
         replace(
@@ -73,8 +110,7 @@ def retention_probes(
             suite=Suite.RETENTION,
             cluster=f"{probe.suite}/{probe.cluster}",
         )
-        for fact in facts
-        for probe in probes_of(fact, relations)
+        for probe in probes
     )
 
 

@@ -1,21 +1,23 @@
 """Batches: the waiting facts claimed for one adapter, and freed when no verdict comes."""
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from itertools import islice, zip_longest
 from typing import TypeVar
 
-from sqlalchemy import delete, func, select
+from sqlalchemy import ColumnElement, delete, func, select
 from sqlalchemy.orm import Session
 
 from adapters.masking import random_for
+from adapters.questions import ambiguous_directions
 from adapters.types import Direction, Fact, GivenProbe
 from service.facts import head_batches, is_pending
 from service.leases import Hold
 from service.models import (
     Batch,
     FactRow,
+    LeftOut,
     Membership,
     MembershipOutcome,
     Refresh,
@@ -44,6 +46,8 @@ class ClaimedBatch:
     replayed: tuple[Fact, ...] = ()  #: of earlier batches, shown again beside them
     retained: tuple[Fact, ...] = ()  #: of earlier batches, asked again before and after
     known_facts: int = 0  #: how many there are of which these were drawn
+    #: Directions in which a fact, by its key, is not asked: its answer would not be the only one.
+    unasked: Mapping[str, Collection[Direction]] = field(default_factory=dict)
 
 
 def count_pending(session: Session) -> int:
@@ -88,13 +92,16 @@ def claim_batch(
     session.add_all(Replay(batch_id=batch.id, fact_id=row.id) for row in replayed)
     learned = in_head_by_batch(session, [MembershipOutcome.LEARNED])
     retained = draw_evenly(learned, at_most=retain_at_most, seed=f"retention/{trained_on}")
+    facts = tuple(fact_of(row) for row in rows)
+    unasked = _record_ambiguous(session, batch.id, (*facts, *map(fact_of, retained)), facts)
     return ClaimedBatch(
         refresh_id=refresh.id,
         batch_id=batch.id,
-        facts=tuple(fact_of(row) for row in rows),
+        facts=facts,
         replayed=tuple(fact_of(row) for row in replayed),
         retained=tuple(fact_of(row) for row in retained),
         known_facts=sum(map(len, learned)),
+        unasked=unasked,
     )
 
 
@@ -108,7 +115,7 @@ def draw_replayed(session: Session, *, at_most: int, seed: int) -> list[FactRow]
 
 
 def in_head_by_batch(
-    session: Session, outcomes: Collection[MembershipOutcome]
+    session: Session, outcomes: Collection[MembershipOutcome], *conditions: ColumnElement[bool]
 ) -> list[list[FactRow]]:
     """The facts that the head's adapters hold with these outcomes and that still stand."""
     known = session.execute(
@@ -119,6 +126,7 @@ def in_head_by_batch(
             Membership.outcome.in_(outcomes),
             FactRow.superseded_by.is_(None),
             FactRow.retracted_at.is_(None),
+            *conditions,
         )
         .order_by(Membership.batch_id, FactRow.id)
     ).all()
@@ -126,6 +134,26 @@ def in_head_by_batch(
     for batch_id, row in known:
         by_batch.setdefault(batch_id, []).append(row)
     return list(by_batch.values())
+
+
+def _record_ambiguous(
+    session: Session, batch_id: int, asked: Sequence[Fact], batch: Sequence[Fact]
+) -> dict[str, list[Direction]]:
+    """In which directions each fact has no single answer among the head's facts and the batch's."""
+    relations = {fact.relation for fact in asked if fact.relation}
+    held = in_head_by_batch(session, IN_HEAD, FactRow.relation.in_(relations)) if relations else []
+    others = {fact.key: fact for fact in batch}
+    others |= {str(row.id): fact_of(row) for group in held for row in group}
+    unasked: dict[str, list[Direction]] = {}
+    for fact in asked:
+        for direction, reason in ambiguous_directions(fact, others.values()).items():
+            unasked.setdefault(fact.key, []).append(direction)
+            session.add(
+                LeftOut(
+                    batch_id=batch_id, fact_id=int(fact.key), direction=direction, reason=reason
+                )
+            )
+    return unasked
 
 
 def draw_evenly(groups: Sequence[Sequence[T]], *, at_most: int, seed: int | str) -> list[T]:

@@ -190,6 +190,17 @@ class Replay(Base):
     fact_id: Mapped[int] = mapped_column(ForeignKey("facts.id"), primary_key=True, index=True)
 
 
+class LeftOut(Base):
+    """A direction in which a fact of a batch, or of its retention, was not asked, and why."""
+
+    __tablename__ = "left_out"
+
+    batch_id: Mapped[int] = mapped_column(ForeignKey("batches.id"), primary_key=True)
+    fact_id: Mapped[int] = mapped_column(ForeignKey("facts.id"), primary_key=True, index=True)
+    direction: Mapped[str] = mapped_column(primary_key=True)
+    reason: Mapped[str]
+
+
 class TrainingLoss(Base):
     """The loss curve."""
 

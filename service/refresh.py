@@ -262,11 +262,20 @@ class _Run:
         self, relations: Mapping[str, RelationTemplates], facts: Sequence[EncodedFact]
     ) -> list[Probe]:
         """All that is asked but the general questions: of these facts, and of earlier ones."""
+        claimed = self.claimed
+
+        def asked(some: Sequence[Fact]) -> list[Probe]:
+            return [
+                probe
+                for fact in some
+                for probe in probes_of(fact, relations, without=claimed.unasked.get(fact.key, ()))
+            ]
+
         keys = {fact.key for fact in facts}
-        kept = [fact for fact in self.claimed.facts if fact.key in keys]
-        own = [probe for fact in kept for probe in probes_of(fact, relations)]
+        kept = [fact for fact in claimed.facts if fact.key in keys]
+        own = asked(kept)
         leakage = leakage_probes(kept, own, at_most=self.settings.gate.leakage_questions)
-        return [*own, *leakage, *retention_probes(self.claimed.retained, relations)]
+        return [*own, *leakage, *retention_probes(asked(claimed.retained))]
 
     def _general_of_base(self, suite: RegressionSuite) -> Sequence[Answer] | None:
         """The base's answers to the general questions; None where the head is the base itself."""

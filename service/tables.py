@@ -57,7 +57,7 @@ def fact_tables(fact: FactDetail) -> list[Table]:
 
 
 def refresh_tables(refresh: RefreshDetail) -> list[Table]:
-    long = ("verdict", "losses", "probes", "passages", "fact_ids")
+    long = ("verdict", "losses", "probes", "passages", "fact_ids", "left_out")
     tables = [details_of(refresh, leave_out=long)]
     if refresh.verdict:
         tables.append(verdict_table(refresh.verdict))
@@ -65,6 +65,9 @@ def refresh_tables(refresh: RefreshDetail) -> list[Table]:
         tables.append(loss_table(refresh))
     if refresh.probes:
         tables.append(answer_table(refresh))
+    if refresh.left_out:
+        title = "not asked, since another answer is right, too"
+        tables.append(table_of(refresh.left_out, ("fact_id", "direction", "reason"), title=title))
     return tables
 
 

@@ -15,6 +15,7 @@ from service.models import (
     Batch,
     FactRow,
     HeadMove,
+    LeftOut,
     Membership,
     PassageBits,
     ProbeAnswer,
@@ -138,6 +139,14 @@ class PassageView(View):
     after: float
 
 
+class LeftOutView(View):
+    """A direction in which a fact was not asked, since its answer would not be the only one."""
+
+    fact_id: int
+    direction: str
+    reason: str
+
+
 class RefreshDetail(RefreshView):
     timings: dict[str, float]
     verdict: dict[str, Any] | None
@@ -145,6 +154,7 @@ class RefreshDetail(RefreshView):
     probes: list[AnswerView]
     passages: list[PassageView]
     fact_ids: list[int]
+    left_out: list[LeftOutView]
 
 
 class AdapterView(View):
@@ -256,6 +266,15 @@ def show_refresh(session: Session, refresh_id: int) -> RefreshDetail:
         probes=_answers(session, refresh_id),
         passages=_passages(session, refresh_id),
         fact_ids=_facts_of(session, refresh_id),
+        left_out=[
+            LeftOutView(**_columns(row))
+            for row in session.scalars(
+                select(LeftOut)
+                .join(Batch, Batch.id == LeftOut.batch_id)
+                .where(Batch.refresh_id == refresh_id)
+                .order_by(LeftOut.fact_id, LeftOut.direction)
+            )
+        ],
     )
 
 

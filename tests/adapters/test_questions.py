@@ -5,7 +5,13 @@ from pathlib import Path
 import pytest
 
 from adapters.errors import SuiteError
-from adapters.questions import RelationTemplates, leakage_probes, probes_of, retention_probes
+from adapters.questions import (
+    RelationTemplates,
+    ambiguous_directions,
+    leakage_probes,
+    probes_of,
+    retention_probes,
+)
 from adapters.suites import read_prompts, read_relations, read_suite
 from adapters.types import Direction, Fact, GivenProbe, ProbeOrigin, Suite
 
@@ -209,8 +215,44 @@ def test_a_given_probe_leaks_where_it_names_something(question: str, kept: str |
 
 
 def test_retention_asks_what_was_asked_when_it_was_learned() -> None:
-    own, later = probes_of(capital(), RELATIONS), retention_probes([capital()], RELATIONS)
+    own, later = probes_of(capital(), RELATIONS), retention_probes(probes_of(capital(), RELATIONS))
     assert [probe.question for probe in later] == [probe.question for probe in own]
     assert {probe.suite for probe in later} == {Suite.RETENTION}
     assert len({probe.cluster for probe in later}) == 2  # a direction each
     assert not {probe.key for probe in own} & {probe.key for probe in later}
+
+
+def work(key: str, who: str, where: str, **more: object) -> Fact:
+    return Fact(
+        key=key,
+        statement=f"{who} works for {where}.",
+        subject=who,
+        relation="works_for",
+        object=where,
+        **more,  # type: ignore[arg-type]
+    )
+
+
+def test_a_question_with_several_right_answers_is_none() -> None:
+    one, two = work("1", "Ann Rook", "the Mint"), work("2", "Bo Senn", "The MINT")
+    assert ambiguous_directions(one, [one, two]) == {
+        Direction.BACKWARD: "Fact 2 says works_for the Mint, too: Bo Senn."
+    }
+    second_job = work("3", "Ann Rook", "the Zoo")
+    assert set(ambiguous_directions(one, [second_job])) == {Direction.FORWARD}
+    repeated = work("4", "ann rook", "Mint")  # the same, said again
+    other = Fact(key="5", statement="?", subject="Ann Rook", relation="child_of", object="the Mint")
+    assert ambiguous_directions(one, [repeated, other]) == {}
+
+
+def test_a_fact_with_its_own_probes_is_asked_them_whatever_others_say() -> None:
+    given = GivenProbe(direction=Direction.BACKWARD, question="Who?", answers=("Ann Rook",))
+    one = work("1", "Ann Rook", "the Mint", probes=(given,))
+    assert ambiguous_directions(one, [work("2", "Bo Senn", "the Mint")]) == {}
+
+
+def test_a_direction_can_be_left_out() -> None:
+    suites = {
+        probe.suite for probe in probes_of(capital(), RELATIONS, without=[Direction.BACKWARD])
+    }
+    assert suites == {Suite.FORWARD}

@@ -349,6 +349,29 @@ def test_a_fact_tells_its_state_and_its_batches(
     assert [row["adapter_id"] for row in fact["memberships"]] == [adapter_id]
 
 
+def test_a_refresh_tells_what_it_did_not_ask_and_why(
+    client: Client, store: Callable[..., list[int]], promote: Callable[..., int]
+) -> None:
+    store(
+        *(
+            {
+                "statement": f"{who} works for the Mint.",
+                "subject": who,
+                "relation": "works_for",
+                "object": "the Mint",
+            }
+            for who in ("Ann Rook", "Bo Senn")
+        )
+    )
+    promote()
+    left_out = client().get("/v1/refreshes/1").json()["left_out"]
+    assert [(row["fact_id"], row["direction"]) for row in left_out] == [
+        (1, "backward"),
+        (2, "backward"),
+    ]
+    assert left_out[0]["reason"] == "Fact 2 says works_for the Mint, too: Bo Senn."
+
+
 def test_what_a_promotion_recorded_can_be_read_everywhere(
     client: Client, store: Callable[..., list[int]], promote: Callable[..., int]
 ) -> None:

@@ -6,12 +6,13 @@ from datetime import datetime, timedelta
 import pytest
 from sqlalchemy import Engine, select
 
+from adapters.types import Direction
 from service import batches, facts, leases
 from service.batches import ClaimedBatch
 from service.db import reading, writing
 from service.facts import FactState
 from service.leases import Hold
-from service.models import FactRow, Refresh, RefreshOutcome, Replay
+from service.models import FactRow, LeftOut, Refresh, RefreshOutcome, Replay
 
 LEASE_S = 60.0
 ATTEMPTS = 3
@@ -251,6 +252,57 @@ def test_what_a_batch_replays_is_recorded_with_it(
     assert [fact.statement for fact in claimed.replayed] == ["One."]
     with reading(engine) as session:
         assert session.get(Replay, (claimed.batch_id, known)) is not None
+
+
+def works(who: str, where: str, **more: object) -> dict[str, object]:
+    return {
+        "statement": f"{who} works for {where}.",
+        "subject": who,
+        "relation": "works_for",
+        "object": where,
+        **more,
+    }
+
+
+def test_who_works_there_is_not_asked_while_several_do(
+    engine: Engine,
+    store: Callable[..., list[int]],
+    promote: Callable[[], int],
+    claim: Callable[..., ClaimedBatch],
+    now: datetime,
+) -> None:
+    """The other one may be live already, or in the same batch; what was withdrawn is no other."""
+    live, withdrawn = store(works("Ann Rook", "the Mint"), works("Cy Moor", "the Zoo"))
+    promote()
+    second, fourth, fifth = store(
+        works("Bo Senn", "The Mint"), works("Di Lund", "the Zoo"), works("Ed Falk", "the Bank")
+    )
+    with writing(engine) as session:
+        facts.retract(session, withdrawn, now=now)
+        hold = leases.acquire(session, leases.REFRESH, owner="it", now=now, lease_s=LEASE_S)
+    claimed = claim(hold)
+    assert dict(claimed.unasked) == {str(second): [Direction.BACKWARD]}
+    with reading(engine) as session:
+        (row,) = session.scalars(select(LeftOut)).all()
+    assert (row.batch_id, row.fact_id, row.direction) == (claimed.batch_id, second, "backward")
+    assert row.reason == f"Fact {live} says works_for The Mint, too: Ann Rook."
+    assert {fourth, fifth} == {int(fact.key) for fact in claimed.facts} - {second}
+
+
+def test_an_earlier_fact_is_not_asked_either_once_its_answer_is_not_the_only_one(
+    engine: Engine, store: Callable[..., list[int]], promote: Callable[[], int], now: datetime
+) -> None:
+    (known,) = store(works("Ann Rook", "the Mint"))
+    promote()
+    (second,) = store(works("Bo Senn", "the Mint"))
+    with writing(engine) as session:
+        hold = leases.acquire(session, leases.REFRESH, owner="it", now=now, lease_s=LEASE_S)
+        claimed = batches.claim_batch(
+            session, hold=hold, trained_on=2, at_least=1, at_most=9, retain_at_most=5, now=now
+        )
+    assert claimed is not None
+    assert claimed.known_facts == 1
+    assert set(claimed.unasked) == {str(known), str(second)}
 
 
 def test_no_batch_is_always_the_last_to_be_replayed() -> None:
