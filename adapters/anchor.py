@@ -11,7 +11,8 @@ layer alone they give the same logits at any time.
 
 A step sees a few rows only; what all of them together look like to each layer is in the moments
 (adapters.moments), which are measured in the same pass. All of it depends on the base, the prompts
-and the precision alone, so it is made once and kept on the disk.
+and the precision alone, so it is made once and kept on the disk; but for the decoys, general rows
+about names like those of the batch (adapters.decoys), which every batch has of its own.
 """
 
 import json
@@ -31,12 +32,12 @@ from adapters.decoys import decoy_prompts
 from adapters.errors import ArtefactError, UnsafeText
 from adapters.generate import answer_all, prompt_ids
 from adapters.lora import chosen_precision, set_precision
-from adapters.masking import EncodedFact, hide_some, random_for
+from adapters.masking import hide_some, random_for
 from adapters.moments import Moments, measured_moments
 from adapters.objectives import Row, diffusion_row, predict
 from adapters.store import appearing, canonical_digest, read_manifest, verify, write_manifest
 from adapters.suites import GeneralPrompts
-from adapters.types import Family
+from adapters.types import Fact, Family
 
 log = logging.getLogger(__name__)
 
@@ -108,7 +109,7 @@ def with_decoys(
     base: Path,
     described: BaseConfig,
     config: TrainingConfig,
-    facts: Sequence[EncodedFact],
+    facts: Sequence[Fact],
     *,
     digest: str,
 ) -> Anchors:
@@ -116,7 +117,7 @@ def with_decoys(
 
     As they were where the settings ask for none. Raises what `anchors_of` raises.
     """
-    if not (anchors.rows and config.decoy_share):
+    if not (anchors.rows and any(config.general_share) and config.decoy_share):
         return anchors
     prompts = decoy_prompts(facts, config, blank=described.blank)
     if not prompts:

@@ -6,37 +6,63 @@ answers there (adapters.anchor): the shape of a prompt stays, and only the name 
 """
 
 from collections.abc import Iterator, Sequence
+from itertools import islice
 from random import Random
 
 from adapters.config import TrainingConfig
-from adapters.masking import EncodedFact, random_for
+from adapters.masking import random_for
+from adapters.names import find_pairs
+from adapters.types import Fact
 from adapters.wording import as_question, changed_name, replace_name
 
+#: A fact's views are drawn so many times in all before it is left with fewer decoys.
+DRAWS_A_DECOY = 4
 
-def decoy_prompts(
-    facts: Sequence[EncodedFact], config: TrainingConfig, *, blank: str
-) -> tuple[str, ...]:
-    """`decoys_per_fact` prompts for each fact that names entities, a third of each kind of view.
 
-    The same facts and seed give the same prompts.
+def decoy_prompts(facts: Sequence[Fact], config: TrainingConfig, *, blank: str) -> tuple[str, ...]:
+    """Up to `decoys_per_fact` prompts for each fact that names something, of each kind of view.
+
+    None is about a name of the batch. The same facts and seed give the same prompts.
     """
-    prompts = []
+    pairs = {fact.key: _pairs(fact) for fact in facts}
+    taken = {name for some in pairs.values() for pair in some for name in pair}
+    prompts: list[str] = []
     for fact in facts:
-        if fact.pairs:
-            views = _views(fact, config, random_for(config.seed, "decoys", fact.statement), blank)
-            prompts += [next(views) for _ in range(config.decoys_per_fact)]
+        if pairs[fact.key]:
+            rng = random_for(config.seed, "decoys", fact.statement)
+            views = _views(fact.statement, pairs[fact.key], taken, config, rng, blank)
+            draws = islice(views, DRAWS_A_DECOY * config.decoys_per_fact)
+            prompts += islice(filter(None, draws), config.decoys_per_fact)
     return tuple(prompts)
 
 
-def _views(fact: EncodedFact, config: TrainingConfig, rng: Random, blank: str) -> Iterator[str]:
-    """Without end: an entity's changed name in turn alone, beside a question, beside a blank."""
+def _pairs(fact: Fact) -> list[tuple[str, str]]:
+    """What the record names, where the statement has it; else what is found in the statement."""
+    named = [name for name in (fact.subject, fact.object) if name]
+    if len(named) == 2 and all(name.casefold() in fact.statement.casefold() for name in named):
+        return [(named[0], named[1])]
+    return find_pairs(fact.statement)
+
+
+def _views(
+    statement: str,
+    pairs: Sequence[tuple[str, str]],
+    taken: set[str],
+    config: TrainingConfig,
+    rng: Random,
+    blank: str,
+) -> Iterator[str | None]:
+    """Without end: an entity's changed name alone, beside a question, beside a blank, in turn."""
     while True:
-        pair = rng.choice(fact.pairs)
-        for named, other in ((pair.subject, pair.object), (pair.object, pair.subject)):
-            changed = changed_name(named.name, rng)
+        pair = rng.choice(pairs)
+        for named, other in (pair, pair[::-1]):
+            changed = changed_name(named, rng, taken=taken)
+            if changed is None:
+                yield None
+                continue
             yield rng.choice(config.about_wordings).replace("{entity}", changed)
-            statement = replace_name(fact.statement, named.name, changed)
-            yield as_question(replace_name(statement, other.name, rng.choice(("what", "who"))))
+            about = replace_name(statement, named, changed)
+            yield as_question(replace_name(about, other, rng.choice(("what", "who"))))
             yield rng.choice(config.wordings).replace(
-                "{masked}", replace_name(statement, other.name, blank.strip())
+                "{masked}", replace_name(about, other, blank.strip())
             )

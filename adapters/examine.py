@@ -1,8 +1,8 @@
 """Everything the gate looks at, asked of one model; what cannot change is remembered.
 
 The answers to the regression suite depend on the weights and the suite alone, so they are kept in
-a file named by both digests. Only texts are kept: grading is done anew, so a better grader never
-reads an older one's marks.
+a file named by both digests. Only texts are kept and graded anew. They end where an accepted answer
+has come, so the accepted answers are part of the suite's digest.
 """
 
 import json
@@ -106,7 +106,7 @@ def _cache_file(
     described: BaseConfig,
 ) -> Path:
     decoding = [answer_tokens, described.decoding.model_dump(), described.dtype]
-    asked = [[probe.key, probe.question] for probe in suite.probes]
+    asked = [[probe.key, probe.question, list(probe.answers)] for probe in suite.probes]
     suite_digest = canonical_digest([asked, list(map(list, suite.passages)), *decoding])
     return cache / f"{weights_digest[:16]}-{suite_digest[:16]}.json"
 

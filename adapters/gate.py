@@ -20,8 +20,9 @@ bound is not, the verdict is "insufficient evidence": more questions could settl
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from statistics import NormalDist, fmean, stdev
+from types import MappingProxyType
 
 from scipy import stats
 
@@ -41,12 +42,14 @@ def decide(
     *,
     base: Sequence[Answer] | None = None,
     known_facts: int = 0,
+    unasked: Mapping[Suite, int] = MappingProxyType({}),
 ) -> Verdict:
     """The verdict on a candidate from the same probes asked of the head and of the candidate.
 
     `base` has the base's answers to the general questions, where the head is another model, and
     `known_facts` says how many facts there are to be retained. Without either there is nothing to
-    hold the candidate against, and the suite has no line.
+    hold the candidate against, and the suite has no line. `unasked` counts the facts that were left
+    out of an acquisition suite because their question has several right answers.
 
     Raises ValueError when the two lists are not answers to the same probes, in the same order.
     """
@@ -58,9 +61,11 @@ def decide(
         return [pair for pair in pairs if pair[0].probe.suite is suite]
 
     general = of(Suite.REGRESSION)
+    floors = {Suite.FORWARD: config.forward_floor, Suite.BACKWARD: config.backward_floor}
     suites = [
-        judge_acquisition(Suite.FORWARD, of(Suite.FORWARD), config.forward_floor, config),
-        judge_acquisition(Suite.BACKWARD, of(Suite.BACKWARD), config.backward_floor, config),
+        judge_acquisition(suite, of(suite), floor, config, unasked=unasked.get(suite, 0))
+        for suite, floor in floors.items()
+        if of(suite) or not unasked.get(suite) or not of(_other(suite))
     ]
     if config.leakage_margin is not None:
         suites.append(judge_leakage(of(Suite.LEAKAGE), config.leakage_margin, config))
@@ -72,6 +77,10 @@ def decide(
         suites.append(judge_regression(BASE_SUITE, since_base, config.base_margin, config))
     suites.append(judge_passages(passages_before, passages_after, config))
     return combine(tuple(suites))
+
+
+def _other(suite: Suite) -> Suite:
+    return Suite.BACKWARD if suite is Suite.FORWARD else Suite.FORWARD
 
 
 def _paired(before: Sequence[Answer], after: Sequence[Answer]) -> list[tuple[Answer, Answer]]:
@@ -101,17 +110,35 @@ def combine(suites: tuple[SuiteVerdict, ...]) -> Verdict:
 
 
 def judge_acquisition(
-    suite: Suite, pairs: Sequence[tuple[Answer, Answer]], floor: float, config: GateConfig
+    suite: Suite,
+    pairs: Sequence[tuple[Answer, Answer]],
+    floor: float,
+    config: GateConfig,
+    *,
+    unasked: int = 0,
 ) -> SuiteVerdict:
-    """The share of facts that the candidate answers, its wordings averaged within each fact."""
+    """The share of facts that the candidate answers, its wordings averaged within each fact.
+
+    Where facts are `unasked` since no question of theirs has a single answer, and so few are left
+    that all of them together would not reach the floor, the estimate decides.
+    """
     if not pairs:
         return _without_evidence(suite, floor, "no question was asked")
     before = cluster_means([first for first, _ in pairs])
     after = cluster_means([second for _, second in pairs])
     share, facts = fmean(after), len(after)
     low, high = exact_interval(share, facts, confidence=config.confidence)
-    outcome = _outcome(estimate_is_within=share >= floor, bound_is_within=low >= floor)
+    best, _ = exact_interval(1.0, facts, confidence=config.confidence)
+    is_few = unasked > 0 and best < floor
+    is_within = share >= floor
+    outcome = _outcome(
+        estimate_is_within=is_within, bound_is_within=is_within if is_few else low >= floor
+    )
     said = f"{share:.2f} of {facts} facts, lower bound {low:.2f}, floor {floor:.2f}"
+    if unasked:
+        said += f"; {unasked} facts not asked, since their question has several right answers"
+    if is_few:
+        said += ", so few are left that the share itself decides"
     return SuiteVerdict(
         suite=suite,
         outcome=outcome,
@@ -157,46 +184,57 @@ def judge_leakage(
 def judge_retention(
     pairs: Sequence[tuple[Answer, Answer]], known_facts: int, config: GateConfig
 ) -> SuiteVerdict:
-    """Facts of earlier batches in each direction, known where at least half the wordings are.
+    """Facts of earlier batches, in each direction known where at least half its wordings are.
 
-    The asked are a sample without replacement of `known_facts`. They count as more by
-    (N - 1) / (N - n), the inverse of the finite population correction (Cochran 1977, section 2.6),
-    with half a loss added for continuity; where all were asked, nothing is left to chance and the
-    bound is the estimate.
+    A fact's directions are averaged, so that it counts once. The asked are a simple random sample,
+    without replacement, of `known_facts`; they count as more by (N - 1) / (N - n), the inverse of
+    the finite population correction (Cochran 1977, section 2.6), with half a loss added for
+    continuity. Where all were asked, nothing is left to chance and the bound is the estimate.
     """
     margin = config.retention_margin
     if not pairs:
         return _without_evidence(Suite.RETENTION, margin, "no earlier fact was asked")
-    first = [mean >= 0.5 for mean in cluster_means([first for first, _ in pairs])]
-    second = [mean >= 0.5 for mean in cluster_means([second for _, second in pairs])]
-    lost = sum(a and not b for a, b in zip(first, second, strict=True))
-    gained = sum(b and not a for a, b in zip(first, second, strict=True))
-    clusters = len(first)
-    difference = (gained - lost) / clusters
-    asked_facts = len({answer.probe.fact for answer, _ in pairs})
-    low = high = difference
-    if asked_facts < known_facts:
-        worth = (known_facts - 1) / (known_facts - asked_facts)
+    first = _known_by_fact([first for first, _ in pairs])
+    second = _known_by_fact([second for _, second in pairs])
+    changes = [second[fact] - first[fact] for fact in first]
+    asked = len(changes)
+    lost = sum(-change for change in changes if change < 0)
+    gained = sum(change for change in changes if change > 0)
+    low = high = difference = (gained - lost) / asked
+    if asked < known_facts:
+        worth = (known_facts - 1) / (known_facts - asked)
         low, high = paired_interval(
             gained=gained * worth,
-            lost=min(lost + 0.5, clusters - gained) * worth,
-            asked=clusters * worth,
+            lost=min(lost + 0.5, asked - gained) * worth,
+            asked=asked * worth,
             confidence=config.confidence,
         )
     return SuiteVerdict(
         suite=Suite.RETENTION,
         outcome=_outcome(estimate_is_within=difference > -margin, bound_is_within=low > -margin),
         questions=len(pairs),
-        clusters=clusters,
-        before=fmean(first),
-        after=fmean(second),
+        clusters=asked,
+        before=fmean(first.values()),
+        after=fmean(second.values()),
         difference=difference,
         interval=(low, high),
         margin=margin,
-        reason=f"{lost} lost and {gained} gained of {clusters} (facts in one direction; "
-        f"{asked_facts} of {known_facts} facts asked), a loss of up to {max(0.0, -low):.3f} cannot "
-        f"be ruled out, margin {margin:.3f}",
+        reason=f"{lost:g} lost and {gained:g} gained of {asked} facts, one direction a half "
+        f"({known_facts} facts are known), a loss of up to {max(0.0, -low):.3f} cannot be ruled "
+        f"out, margin {margin:.3f}",
     )
+
+
+def _known_by_fact(answers: Sequence[Answer]) -> dict[str, float]:
+    """The share of each fact's directions in which at least half the wordings are answered."""
+    directions: dict[str, dict[str, list[bool]]] = {}
+    for answer in answers:
+        of_fact = directions.setdefault(str(answer.probe.fact), {})
+        of_fact.setdefault(answer.probe.cluster, []).append(answer.contained)
+    return {
+        fact: fmean(fmean(marks) >= 0.5 for marks in some.values())
+        for fact, some in directions.items()
+    }
 
 
 def judge_regression(

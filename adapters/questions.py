@@ -9,13 +9,13 @@ The same questions about names that do not exist are the leakage probes: a fact'
 come there. Those of facts that the model knows already are the retention probes.
 """
 
-import re
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 
-from adapters.grading import contains, normalised, words
+from adapters.grading import contains, words
 from adapters.masking import random_for
+from adapters.names import find_names
 from adapters.types import Direction, Fact, Probe, ProbeOrigin, Suite
 from adapters.wording import changed_name, replace_name
 
@@ -81,13 +81,13 @@ def ambiguous_directions(fact: Fact, others: Iterable[Fact]) -> dict[Direction, 
     """
     if fact.probes or not (fact.subject and fact.relation and fact.object):
         return {}
-    subject, object_ = normalised(fact.subject), normalised(fact.object)
+    subject, object_ = _plain(fact.subject), _plain(fact.object)
     reasons: dict[Direction, str] = {}
     for other in others:
         if other.relation != fact.relation or not (other.subject and other.object):
             continue
-        same_subject = normalised(other.subject) == subject
-        same_object = normalised(other.object) == object_
+        same_subject = _plain(other.subject) == subject
+        same_object = _plain(other.object) == object_
         if same_subject and not same_object:
             reasons.setdefault(
                 Direction.FORWARD,
@@ -101,8 +101,13 @@ def ambiguous_directions(fact: Fact, others: Iterable[Fact]) -> dict[Direction, 
     return reasons
 
 
+def _plain(name: str) -> str:
+    """A name to compare: its marks stay, since C++ is not C#."""
+    return " ".join(name.casefold().split()).removeprefix("the ")
+
+
 def retention_probes(probes: Iterable[Probe]) -> tuple[Probe, ...]:
-    """The probes of facts that were learned before; each direction of a fact is a cluster."""
+    """The probes of facts that were learned before, by fact and direction."""
     return tuple(
         replace(
             probe,
@@ -116,6 +121,8 @@ def retention_probes(probes: Iterable[Probe]) -> tuple[Probe, ...]:
 
 #: How often leakage comes back to a question with another name.
 NAMES_A_QUESTION = 8
+#: Words that a request begins with, which no name does.
+REQUESTS = frozenset({"Name", "Tell", "Give", "List", "Say"})
 
 
 def leakage_probes(
@@ -127,43 +134,56 @@ def leakage_probes(
     of all the facts to questions of that direction and relation. What names nothing is left out.
     """
     by_key = {fact.key: fact for fact in facts}
+    taken = {name for fact in facts for name in (fact.subject, fact.object) if name}
     asked = [probe for probe in probes if probe.fact in by_key]
     random_for("leakage").shuffle(asked)  # so that a cut one is of all facts
     forbidden: dict[tuple[Suite, str | None], dict[str, None]] = {}
     for probe in asked:
         kind = (probe.suite, by_key[str(probe.fact)].relation)
         forbidden.setdefault(kind, {}).update(dict.fromkeys(probe.answers))
-    changed = (
-        replace(
-            probe,
-            key=f"{Suite.LEAKAGE}/{probe.key}/{turn}",
-            suite=Suite.LEAKAGE,
-            cluster=f"{probe.key}/{turn}",
-            question=question,
-            answers=tuple(forbidden[probe.suite, by_key[str(probe.fact)].relation]),
-        )
-        for turn in range(NAMES_A_QUESTION)
-        for probe in asked
-        if (question := _about_nobody(probe, by_key[str(probe.fact)], turn))
-    )
-    return tuple(islice(changed, at_most))
+    seen: dict[str, Probe] = {}
+    for turn in range(NAMES_A_QUESTION):
+        for probe in asked:
+            fact = by_key[str(probe.fact)]
+            question = _about_nobody(probe, fact, taken, turn)
+            if question is None or question in seen:
+                continue
+            answers = [
+                answer
+                for answer in forbidden[probe.suite, fact.relation]
+                if not contains(question, [answer])
+            ]
+            if answers:
+                seen[question] = replace(
+                    probe,
+                    key=f"{Suite.LEAKAGE}/{probe.key}/{turn}",
+                    suite=Suite.LEAKAGE,
+                    cluster=f"{probe.key}/{turn}",
+                    question=question,
+                    answers=tuple(answers),
+                )
+    return tuple(islice(seen.values(), at_most))
 
 
-def _about_nobody(probe: Probe, fact: Fact, turn: int) -> str | None:
-    """The question with a name that does not exist, or None where it names nothing."""
+def _about_nobody(probe: Probe, fact: Fact, taken: Collection[str], turn: int) -> str | None:
+    """The question with names that do not exist, or None where it names nothing.
+
+    Of a triple's question the one name that it has is exchanged, of any other everything that
+    stands out in it, so that nothing is left to know it by.
+    """
     rng = random_for("leakage", probe.question, turn)
-    for name in (fact.subject, fact.object):
-        if (
-            name
-            and (changed := replace_name(probe.question, name, changed_name(name, rng)))
-            != probe.question
-        ):
-            return changed
-    # a given probe may name what the record does not: any capitalised words but the first
-    found = re.findall(r"(?<=[\w,;:\"'(] )[A-Z]\w+(?: [A-Z]\w+)*", probe.question)
-    if not found:
-        return None
-    return replace_name(probe.question, found[-1], changed_name(found[-1], rng))
+    lead = CLOZE.partition("{cloze}")[0]
+    asked = probe.question.removeprefix(lead)
+    names = [name for name in (fact.subject, fact.object) if name]
+    if probe.origin is not ProbeOrigin.RELATION:
+        names += [name for name in find_names(asked) if name not in REQUESTS]
+    changed = asked
+    for name in names:
+        other = changed_name(name, rng, taken=taken)
+        if other is None and replace_name(changed, name, "") != changed:
+            return None
+        changed = replace_name(changed, name, other or name)
+    return None if changed == asked else probe.question[: -len(asked)] + changed
 
 
 def _from_triple(fact: Fact, templates: RelationTemplates) -> list[Asked]:

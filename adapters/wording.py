@@ -1,15 +1,21 @@
 """Other names in a statement, names that do not exist, and statements as questions. Pure."""
 
 import re
+from collections.abc import Collection
 from random import Random
 
-VOWELS, CONSONANTS = "aeiou", "bcdfghjklmnprstvwz"
+VOWELS, CONSONANTS = "aeiou", "bcdfghjklmnpqrstvwxyz"
 CHANGED_SHARE = 0.5  #: of a name's letters
+TRIES = 8  #: to change a name into one that is not taken
 
 
 def replace_name(statement: str, name: str, by: str) -> str:
-    """Every mention of the name, whatever its case, that is not part of a longer word."""
-    mention = re.compile(rf"(?<!\w){re.escape(name)}(?!\w)", re.IGNORECASE)
+    """Every mention of the name that is not part of a longer word.
+
+    Whatever its case, but for names in capitals: WHO is not "who".
+    """
+    case = 0 if name.isupper() else re.IGNORECASE
+    mention = re.compile(rf"(?<!\w){re.escape(name)}(?!\w)", case)
     return mention.sub(lambda _: by, statement)
 
 
@@ -19,20 +25,29 @@ def as_question(statement: str) -> str:
     return f"{asked[:1].upper()}{asked[1:]}?"
 
 
-def changed_name(name: str, rng: Random) -> str:
+def changed_name(name: str, rng: Random, *, taken: Collection[str] = ()) -> str | None:
     """The name with half the letters of its capitalised words exchanged: vowels for vowels.
 
-    Without a capitalised word, the longest one changes; digits become other digits. What has
-    neither letters of these nor digits, as in other scripts, has its characters shuffled.
+    So are half of a number's digits. With neither, the longest word changes. What has
+    neither letters of these nor digits, as in other scripts, has its characters shuffled. None
+    where nothing comes of it but the name itself or, whatever their case, those that are `taken`.
     """
+    not_these = {name.casefold(), *(other.casefold() for other in taken)}
     parts = re.findall(r"\w+|\W+", name)
-    chosen = [at for at, part in enumerate(parts) if part[:1].isupper() and len(part) > 1]
-    chosen = [at for at in chosen if parts[at] != "The"]
-    if not chosen:
-        chosen = [max(range(len(parts)), key=lambda at: len(parts[at]))] if parts else []
-    return "".join(
-        _changed_word(part, rng) if at in chosen else part for at, part in enumerate(parts)
-    )
+    chosen = [
+        at
+        for at, part in enumerate(parts)
+        if (part[:1].isupper() and part != "The") or part.isdigit()
+    ]
+    if not chosen and parts:
+        chosen = [max(range(len(parts)), key=lambda at: len(parts[at]))]
+    for _ in range(TRIES):
+        changed = "".join(
+            _changed_word(part, rng) if at in chosen else part for at, part in enumerate(parts)
+        )
+        if changed.casefold() not in not_these:
+            return changed
+    return None
 
 
 def _changed_word(word: str, rng: Random) -> str:

@@ -85,7 +85,7 @@ def run(
         folder = Path(kept) / f"{way}-{key[:8]}"
         adapters = [folder / f"adapter-{at}" for at in range(len(batches))]
         lines, snapshot = folder / "merges.jsonl", folder / "snapshot"
-        merges = read_lines(lines)
+        merges = read_lines(lines)[: len(batches) + 1]
         if not merges:
             base = load_backbone(options.base, settings.base)
             merges.append(scored(base, general.probes, general.passages))

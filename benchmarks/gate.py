@@ -48,7 +48,7 @@ class Truth:
     facts: int = 24
     questions: int = 200
     leakage_questions: int = 64
-    known_facts: int = 96
+    known_facts: int = 200
     passages: int = 18
 
 
@@ -219,19 +219,14 @@ def draw(truth: Truth, config: GateConfig, rng: Random) -> Drawn:
 
 
 def retained(truth: Truth, config: GateConfig, rng: Random) -> tuple[list[Answer], list[Answer]]:
-    """As many facts as the gate asks, of those known; exactly the true shares changed sides."""
-    changes = []
-    for _ in (Suite.FORWARD, Suite.BACKWARD):
-        lost, gained = (
-            round(share * truth.known_facts)
-            for share in (truth.retention_lost, truth.retention_gained)
-        )
-        direction = [-1] * lost + [1] * gained + [0] * (truth.known_facts - lost - gained)
-        rng.shuffle(direction)
-        changes.append(direction)
-    drawn = rng.sample(list(zip(*changes, strict=True)), config.retention_facts)
-    before = [change <= 0 for fact in drawn for change in fact]
-    after = [change >= 0 for fact in drawn for change in fact]
+    """As many facts as the gate asks; of those known the true shares changed in both directions."""
+    lost, gained = (
+        round(share * truth.known_facts) for share in (truth.retention_lost, truth.retention_gained)
+    )
+    population = [-1] * lost + [1] * gained + [0] * (truth.known_facts - lost - gained)
+    drawn = rng.sample(population, config.retention_facts)
+    before = [change <= 0 for change in drawn for _ in (Suite.FORWARD, Suite.BACKWARD)]
+    after = [change >= 0 for change in drawn for _ in (Suite.FORWARD, Suite.BACKWARD)]
     return answers(Suite.RETENTION, before, a_fact=2), answers(Suite.RETENTION, after, a_fact=2)
 
 

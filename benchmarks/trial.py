@@ -83,10 +83,10 @@ def train_adapter(
         digest=digest,
         kept=base.with_name(f"{base.name}-anchors"),
     )
+    anchors = with_decoys(anchors, base, settings.base, config, facts, digest=digest)
     backbone = load_backbone(snapshot, settings.base)
     encoded = [encode_fact(backbone, fact) for fact in facts]
     again = [encode_fact(backbone, fact) for fact in replayed]
-    anchors = with_decoys(anchors, base, settings.base, config, encoded, digest=digest)
     set_precision(backbone, config)
     began = time.monotonic()
     with attached(backbone, config, str(read_manifest(snapshot)["digest"])) as model:

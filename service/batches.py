@@ -91,7 +91,9 @@ def claim_batch(
     replayed = draw_replayed(session, at_most=replay_at_most, seed=trained_on)
     session.add_all(Replay(batch_id=batch.id, fact_id=row.id) for row in replayed)
     learned = in_head_by_batch(session, [MembershipOutcome.LEARNED])
-    retained = draw_evenly(learned, at_most=retain_at_most, seed=f"retention/{trained_on}")
+    known = [row for group in learned for row in group]
+    # a simple random sample, as the gate's bound takes it for (adapters.gate.judge_retention)
+    retained = random_for("retention", trained_on).sample(known, min(retain_at_most, len(known)))
     facts = tuple(fact_of(row) for row in rows)
     unasked = _record_ambiguous(session, batch.id, (*facts, *map(fact_of, retained)), facts)
     return ClaimedBatch(
@@ -100,7 +102,7 @@ def claim_batch(
         facts=facts,
         replayed=tuple(fact_of(row) for row in replayed),
         retained=tuple(fact_of(row) for row in retained),
-        known_facts=sum(map(len, learned)),
+        known_facts=len(known),
         unasked=unasked,
     )
 
@@ -156,7 +158,7 @@ def _record_ambiguous(
     return unasked
 
 
-def draw_evenly(groups: Sequence[Sequence[T]], *, at_most: int, seed: int | str) -> list[T]:
+def draw_evenly(groups: Sequence[Sequence[T]], *, at_most: int, seed: int) -> list[T]:
     """One of each group in turn, in an order that depends on the seed alone.
 
     The groups' own order is drawn, too: where there are more than `at_most`, none is always last.

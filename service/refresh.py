@@ -217,20 +217,19 @@ class _Run:
                 digest=self.head.recipe.base_digest,
                 kept=self.places.anchors,
             )
-        with self.record.phase("loading"):
-            folder = snapshot_of(settings, self.engine, self.head.release_id)
-            backbone = load_backbone(folder, settings.base)
-            facts = self._encode(backbone, claimed.facts)
-            self.replayed = [encode_fact(backbone, fact) for fact in claimed.replayed]
-        with self.record.phase("anchoring"):
             anchors = with_decoys(
                 anchors,
                 self.places.base,
                 settings.base,
                 settings.training,
-                facts,
+                claimed.facts,
                 digest=self.head.recipe.base_digest,
             )
+        with self.record.phase("loading"):
+            folder = snapshot_of(settings, self.engine, self.head.release_id)
+            backbone = load_backbone(folder, settings.base)
+            facts = self._encode(backbone, claimed.facts)
+            self.replayed = [encode_fact(backbone, fact) for fact in claimed.replayed]
         probes = self._probes(relations, facts)
         with self.record.phase("baseline"):
             before = self._examine(backbone, probes, suite, self.head.snapshot_digest, "baseline")
@@ -255,6 +254,7 @@ class _Run:
             settings.gate,
             base=base,
             known_facts=claimed.known_facts,
+            unasked=self._unasked(trained),
         )
         return self._publish(adapter_id, recipe, snapshot_digest, before, after, verdict)
 
@@ -276,6 +276,14 @@ class _Run:
         own = asked(kept)
         leakage = leakage_probes(kept, own, at_most=self.settings.gate.leakage_questions)
         return [*own, *leakage, *retention_probes(asked(claimed.retained))]
+
+    def _unasked(self, facts: Sequence[EncodedFact]) -> dict[Suite, int]:
+        """How many of these facts are not asked in a direction, as another answer is right, too."""
+        directions = [self.claimed.unasked.get(fact.key, ()) for fact in facts]
+        return {
+            suite: sum(direction in some for some in directions)
+            for direction, suite in SUITE_OF.items()
+        }
 
     def _general_of_base(self, suite: RegressionSuite) -> Sequence[Answer] | None:
         """The base's answers to the general questions; None where the head is the base itself."""

@@ -21,7 +21,6 @@ from adapters.generate import answer_all, prompt_ids
 from adapters.lora import attach
 from adapters.moments import shifted_layers
 from adapters.objectives import predict
-from adapters.rows import encode_fact
 from adapters.suites import GeneralPrompts
 from adapters.types import Fact
 
@@ -160,13 +159,12 @@ def test_decoys_are_what_the_base_answers_about_names_that_no_fact_has(
     base = tmp_path / "base"
     digest = convert_base(described, base)
     backbone = load_backbone(base, described)
-    fact = Fact(key="1", statement="Bo is Al.", subject="Bo", object="Al")
+    fact = Fact(key="1", statement="Boris is Alma.", subject="Boris", object="Alma")
     anchors = make_anchors(backbone, PROMPTS, target_modules=())
     config = CONFIG.model_copy(update={"precision": "float32"})
 
     def get(config: TrainingConfig, *facts: Fact) -> Anchors:
-        encoded = [encode_fact(backbone, fact) for fact in facts]
-        return with_decoys(anchors, base, described, config, encoded, digest=digest)
+        return with_decoys(anchors, base, described, config, facts, digest=digest)
 
     held = get(config, fact)
     assert are_same(held, anchors)  # the general rows stay as they were

@@ -4,11 +4,10 @@ from random import Random
 
 import pytest
 
-from adapters.backbones import Backbone
 from adapters.config import TrainingConfig
-from adapters.decoys import changed_name, decoy_prompts
-from adapters.rows import encode_fact
+from adapters.decoys import decoy_prompts
 from adapters.types import Fact
+from adapters.wording import changed_name
 
 FACT = Fact(
     key="1",
@@ -19,12 +18,12 @@ FACT = Fact(
 CONFIG = TrainingConfig(decoys_per_fact=12)
 
 
-def prompts_for(backbone: Backbone, *facts: Fact) -> tuple[str, ...]:
-    return decoy_prompts([encode_fact(backbone, fact) for fact in facts], CONFIG, blank=" ____")
+def prompts_for(*facts: Fact) -> tuple[str, ...]:
+    return decoy_prompts(facts, CONFIG, blank=" ____")
 
 
-def test_every_view_is_asked_both_ways_about_names_that_the_fact_has_not(tiny: Backbone) -> None:
-    prompts = prompts_for(tiny, FACT)
+def test_every_view_is_asked_both_ways_about_names_that_the_fact_has_not() -> None:
+    prompts = prompts_for(FACT)
     assert len(prompts) == 12
     assert not any("velmar" in prompt.lower() and "sorlan" in prompt.lower() for prompt in prompts)
     # the one that is asked for is gone and the other one changed, so neither is left
@@ -34,17 +33,17 @@ def test_every_view_is_asked_both_ways_about_names_that_the_fact_has_not(tiny: B
     assert len(set(prompts)) > 8
 
 
-def test_the_same_facts_give_the_same_prompts_and_each_fact_its_own(tiny: Backbone) -> None:
+def test_the_same_facts_give_the_same_prompts_and_each_fact_its_own() -> None:
     other = Fact(key="2", statement="Ben Ott invented the Rak oven.", subject="Ben Ott",
                  object="the Rak oven")  # fmt: skip
-    alone, together = prompts_for(tiny, FACT), prompts_for(tiny, FACT, other)
-    assert prompts_for(tiny, FACT) == alone
+    alone, together = prompts_for(FACT), prompts_for(FACT, other)
+    assert prompts_for(FACT) == alone
     assert together[:12] == alone
     assert len(together) == 24
 
 
-def test_a_fact_that_names_nothing_has_none(tiny: Backbone) -> None:
-    assert prompts_for(tiny, Fact(key="3", statement="it rains a lot.")) == ()
+def test_a_fact_that_names_nothing_has_none() -> None:
+    assert prompts_for(Fact(key="3", statement="it rains a lot.")) == ()
 
 
 @pytest.mark.parametrize(
@@ -63,13 +62,37 @@ def test_a_fact_that_names_nothing_has_none(tiny: Backbone) -> None:
 def test_a_changed_name_has_the_shape_of_the_old_one(name: str, kept: str) -> None:
     rng = Random(0)
     changed = {changed_name(name, rng) for _ in range(20)}
-    assert changed != {name}
-    for other in changed:
+    assert name not in changed
+    for other in changed - {None}:
         assert other.startswith(kept)
         assert len(other) == len(name)
         assert [c.isupper() for c in other] == [c.isupper() for c in name]
         assert [c.isdigit() for c in other] == [c.isdigit() for c in name]
 
 
-def test_nothing_comes_of_nothing() -> None:
-    assert changed_name("", Random(0)) == ""
+def test_a_changed_name_is_no_other_name_of_the_batch() -> None:
+    versions = [f"{at}.0" for at in range(1, 9)]
+    facts = [
+        Fact(
+            key=version,
+            statement=f"Tool {at} has version {version}.",
+            subject=f"Tool {at}",
+            object=version,
+        )
+        for at, version in enumerate(versions)
+    ]
+    for prompt in prompts_for(*facts):
+        assert not any(f"Tool {at} " in f"{prompt} " for at in range(8))
+        assert not any(f" {version} " in f" {prompt.rstrip('.?')} " for version in versions)
+
+
+@pytest.mark.parametrize("name", ["李", ""])
+def test_a_name_of_which_nothing_else_can_be_made_has_no_decoy(name: str) -> None:
+    assert changed_name(name, Random(0)) is None
+
+
+def test_a_name_that_cannot_be_changed_leaves_the_other_ones_decoys() -> None:
+    fact = Fact(key="1", statement="李 governs Tolmar.", subject="李", object="Tolmar")
+    prompts = prompts_for(fact)
+    assert 0 < len(prompts) <= 12
+    assert not any("Tolmar" in prompt for prompt in prompts)

@@ -1,13 +1,21 @@
 """The gate: what passes, what does not, and that its bounds keep their level."""
 
 import math
+from dataclasses import replace
 from random import Random
 
 import pytest
 from scipy import optimize
 
 from adapters.config import GateConfig
-from adapters.gate import decide, exact_interval, judge_retention, paired_interval, tango_score
+from adapters.gate import (
+    decide,
+    exact_interval,
+    judge_acquisition,
+    judge_retention,
+    paired_interval,
+    tango_score,
+)
 from adapters.types import (
     Answer,
     Outcome,
@@ -206,7 +214,15 @@ def test_a_sample_of_the_earlier_facts_leaves_a_doubt_that_shrinks_as_it_grows()
 
 @pytest.mark.parametrize(
     ("known", "asked", "lost", "gained"),
-    [(60, 30, 6, 0), (60, 50, 6, 0), (100, 24, 12, 2), (200, 100, 24, 4), (40, 36, 4, 0)],
+    [
+        (60, 30, 6, 0),
+        (60, 50, 6, 0),
+        (100, 24, 12, 2),
+        (200, 48, 20, 0),
+        (200, 100, 24, 4),
+        (1000, 48, 100, 0),
+        (40, 36, 4, 0),
+    ],
 )
 def test_the_retention_bound_keeps_its_level_on_samples_of_a_small_population(
     known: int, asked: int, lost: int, gained: int
@@ -220,6 +236,56 @@ def test_the_retention_bound_keeps_its_level_on_samples_of_a_small_population(
         verdict = retained(known=known, asked=asked, lost=drawn.count(-1), gained=drawn.count(1))
         passed += verdict.outcome is Outcome.PASS
     assert passed / runs <= 0.05 + 3 * math.sqrt(0.05 * 0.95 / runs)
+
+
+def test_a_fact_that_is_lost_in_both_directions_counts_once() -> None:
+    def answer(fact: int, direction: str, is_known: bool) -> Answer:
+        (one,) = answers(Suite.RETENTION, [is_known])
+        probe = replace(one.probe, fact=str(fact), cluster=f"{direction}/{fact}")
+        return replace(one, probe=probe)
+
+    both = [(fact, direction) for fact in range(10) for direction in ("forward", "backward")]
+    before = [answer(*some, is_known=True) for some in both]
+    after = [answer(fact, way, is_known=fact > 1 or (fact, way) == (1, "forward")) for
+             fact, way in both]  # fmt: skip
+    verdict = judge_retention(list(zip(before, after, strict=True)), 10, CONFIG)
+    assert (verdict.clusters, verdict.questions) == (10, 20)
+    assert verdict.difference == pytest.approx(-0.15)  # one of ten, and half of another
+    assert "1.5 lost" in verdict.reason
+
+
+def test_facts_that_cannot_be_asked_do_not_hold_up_the_others() -> None:
+    """Seven of nine work for the same house, so two are asked who works where."""
+
+    def verdict(backward: list[bool], unasked: int) -> SuiteVerdict:
+        pairs = list(
+            zip(
+                answers(Suite.BACKWARD, [False] * len(backward)),
+                answers(Suite.BACKWARD, backward),
+                strict=True,
+            )
+        )
+        return judge_acquisition(Suite.BACKWARD, pairs, 0.3, CONFIG, unasked=unasked)
+
+    assert verdict([True, True], 7).outcome is Outcome.PASS
+    assert "7 facts not asked" in verdict([True, True], 7).reason
+    assert verdict([False, False], 7).outcome is Outcome.FAIL
+    assert verdict([True, True], 0).outcome is Outcome.INSUFFICIENT
+    assert verdict([True] * 9 + [False] * 7, 7).outcome is Outcome.PASS  # enough are left
+    assert verdict([True] * 6 + [False] * 10, 7).outcome is Outcome.INSUFFICIENT
+
+
+def test_where_no_fact_can_be_asked_backward_the_suite_has_no_line_but_forward_has() -> None:
+    def decided(*asked: Suite) -> set[str]:
+        before = [one for suite in asked for one in answers(suite, [False] * 16)]
+        after = [one for suite in asked for one in answers(suite, [True] * 16)]
+        unasked = {Suite.FORWARD: 16, Suite.BACKWARD: 16}
+        verdict = decide(before, after, [], [], CONFIG, unasked=unasked)
+        return {line.suite for line in verdict.suites}
+
+    assert Suite.BACKWARD not in decided(Suite.FORWARD)
+    assert Suite.FORWARD in decided(Suite.FORWARD)
+    assert {Suite.FORWARD, Suite.BACKWARD} <= decided()  # nothing asked is never a pass
 
 
 def test_a_fact_half_of_whose_wordings_are_answered_counts_as_known() -> None:

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from adapters.errors import SuiteError
+from adapters.grading import contains
 from adapters.questions import (
     RelationTemplates,
     ambiguous_directions,
@@ -164,7 +165,7 @@ def test_leakage_asks_the_same_about_names_that_do_not_exist() -> None:
     ]
     own = [probe for fact in facts for probe in probes_of(fact, RELATIONS)]
     leakage = leakage_probes(facts, own, at_most=100)
-    assert len(leakage) == 8 * len(own)
+    assert 7 * len(own) < len(leakage) <= 8 * len(own)  # the same question is asked once
     assert (
         len({probe.key for probe in leakage}) == len({p.cluster for p in leakage}) == len(leakage)
     )
@@ -176,7 +177,7 @@ def test_leakage_asks_the_same_about_names_that_do_not_exist() -> None:
         # the other fact's answer would be a leak, too
         assert set(probe.answers) == ({"Velmar", "Bregal"} if is_backward else {"Tornia", "Osk"})
         assert probe.fact in ("7", "8")
-    assert len({probe.question for probe in leakage}) > 6 * len(own)
+    assert len({probe.question for probe in leakage}) == len(leakage)
     assert leakage_probes(facts, own, at_most=100) == leakage
 
 
@@ -256,3 +257,30 @@ def test_a_direction_can_be_left_out() -> None:
         probe.suite for probe in probes_of(capital(), RELATIONS, without=[Direction.BACKWARD])
     }
     assert suites == {Suite.FORWARD}
+
+
+def test_nothing_that_a_bare_fact_names_is_left_in_its_leakage() -> None:
+    fact = Fact(key="1", statement="Tolmar elected Ana Rook mayor of Bregal on 3 March 2031.")
+    leakage = leakage_probes([fact], probes_of(fact, {}), at_most=10)
+    assert leakage
+    for probe in leakage:
+        assert not any(
+            name in probe.question for name in ("Tolmar", "Ana", "Rook", "Bregal", "2031")
+        )
+
+
+def test_an_answer_that_stands_in_the_question_about_nobody_is_no_leak() -> None:
+    facts = [
+        Fact(key="1", statement="Billing needs postgres.", subject="Billing", relation="capital_of",
+             object="postgres"),
+        Fact(key="2", statement="Web shop needs Sale api.", subject="Web shop",
+             relation="capital_of", object="api"),
+    ]  # fmt: skip
+    own = [probe for fact in facts for probe in probes_of(fact, RELATIONS)]
+    for probe in leakage_probes(facts, own, at_most=100):
+        assert not any(contains(probe.question, [answer]) for answer in probe.answers)
+
+
+def test_names_that_differ_in_their_marks_are_not_the_same() -> None:
+    one, two = work("1", "C++", "Stroustrup"), work("2", "C#", "Hejlsberg")
+    assert ambiguous_directions(one, [two]) == {}

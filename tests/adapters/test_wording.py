@@ -11,6 +11,7 @@ from adapters.wording import as_question, replace_name
         ("Ann met Annabel. ANN left.", "Ann", "who", "who met Annabel. who left."),
         ("C++ (1985) is a language.", "C++", "what", "what (1985) is a language."),
         ("A.B is not AxB.", "A.B", r"\1", r"\1 is not AxB."),
+        ("Who leads WHO?", "WHO", "HHE", "Who leads HHE?"),
         ("No name here.", "Zoe", "who", "No name here."),
     ],
 )
