@@ -4,9 +4,8 @@ Every suite must pass (an intersection-union test), so the chance of a false pro
 1 - confidence and no correction for several tests is due. Each suite is decided by one bound:
 
 * acquisition: the exact lower bound (Clopper and Pearson 1934, Biometrika 26, 404-413) of the share
-  of facts answered, against a floor. A fact's
-  wordings are one cluster, scored by their mean; since such a mean varies no more than a single
-  yes or no, the bound keeps its level (Wilson 1927).
+  of facts answered, against a floor. A fact's wordings are one cluster, scored by their mean; such
+  a mean varies no more than a single yes or no, so the bound keeps its level.
 * leakage: the upper bound of Tango's score interval for the difference of two paired proportions
   (Tango 1998, Statistics in Medicine 17, 891-908), against the margin. What is sampled are names
   that do not exist; the batch's facts are not a sample but all there are.
@@ -161,23 +160,17 @@ def judge_leakage(
         return _without_evidence(
             Suite.LEAKAGE, margin, "no question names anything that could be exchanged"
         )
-    leaked = sum(second.contained and not first.contained for first, second in pairs)
-    gone = sum(first.contained and not second.contained for first, second in pairs)
     asked = len(pairs)
-    low, high = paired_interval(gained=leaked, lost=gone, asked=asked, confidence=config.confidence)
-    difference = (leaked - gone) / asked
-    return SuiteVerdict(
-        suite=Suite.LEAKAGE,
-        outcome=_outcome(estimate_is_within=difference < margin, bound_is_within=high < margin),
-        questions=asked,
-        clusters=asked,
-        before=fmean(first.contained for first, _ in pairs),
-        after=fmean(second.contained for _, second in pairs),
-        difference=difference,
-        interval=(low, high),
-        margin=margin,
-        reason=f"{leaked} of {asked} questions about names that do not exist got an answer of the "
-        f"batch's, a share of up to {max(0.0, high):.3f} cannot be ruled out, margin {margin:.3f}",
+    return _judge_pairs(
+        Suite.LEAKAGE,
+        pairs,
+        margin,
+        config,
+        rise_harms=True,
+        say=lambda leaked, _, at_worst: (
+            f"{leaked} of {asked} questions about names that do not exist got an answer of the "
+            f"batch's, a share of up to {at_worst:.3f} cannot be ruled out, margin {margin:.3f}"
+        ),
     )
 
 
@@ -243,15 +236,43 @@ def judge_regression(
     """General questions: right before and wrong after is a loss, the other way round a gain."""
     if not pairs:
         return _without_evidence(suite, margin, "no question was asked")
-    lost = sum(first.contained and not second.contained for first, second in pairs)
+    asked = len(pairs)
+    return _judge_pairs(
+        suite,
+        pairs,
+        margin,
+        config,
+        rise_harms=False,
+        say=lambda gained, lost, at_worst: (
+            f"{lost} lost and {gained} gained of {asked}, a loss of up to {at_worst:.3f} cannot be "
+            f"ruled out, margin {margin:.3f}"
+        ),
+    )
+
+
+def _judge_pairs(
+    suite: str,
+    pairs: Sequence[tuple[Answer, Answer]],
+    margin: float,
+    config: GateConfig,
+    *,
+    rise_harms: bool,
+    say: Callable[[int, int, float], str],
+) -> SuiteVerdict:
+    """Questions of which each counts: the change of the share whose accepted answer comes.
+
+    `say` makes the reason of how many came to be answered, how many ceased to be, and the greatest
+    harm that cannot be ruled out.
+    """
     gained = sum(second.contained and not first.contained for first, second in pairs)
+    lost = sum(first.contained and not second.contained for first, second in pairs)
     asked = len(pairs)
     low, high = paired_interval(gained=gained, lost=lost, asked=asked, confidence=config.confidence)
     difference = (gained - lost) / asked
-    outcome = _outcome(estimate_is_within=difference > -margin, bound_is_within=low > -margin)
+    harm, at_worst = (difference, high) if rise_harms else (-difference, -low)
     return SuiteVerdict(
         suite=suite,
-        outcome=outcome,
+        outcome=_outcome(estimate_is_within=harm < margin, bound_is_within=at_worst < margin),
         questions=asked,
         clusters=asked,
         before=fmean(first.contained for first, _ in pairs),
@@ -259,8 +280,7 @@ def judge_regression(
         difference=difference,
         interval=(low, high),
         margin=margin,
-        reason=f"{lost} lost and {gained} gained of {asked}, a loss of up to "
-        f"{max(0.0, -low):.3f} cannot be ruled out, margin {margin:.3f}",
+        reason=say(gained, lost, max(0.0, at_worst)),
     )
 
 
