@@ -1,6 +1,6 @@
 """Batches: the waiting facts claimed for one adapter, and freed when no verdict comes."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from itertools import islice, zip_longest
@@ -258,6 +258,12 @@ def end_without_verdict(
 def forget_losses(session: Session, refresh_id: int) -> None:
     """Drop the loss curve of a training that is begun anew."""
     session.execute(delete(TrainingLoss).where(TrainingLoss.refresh_id == refresh_id))
+
+
+def forget_replays(session: Session, refresh_id: int, fact_ids: Iterable[int]) -> None:
+    """Drop facts from the record of what is shown again beside the refresh's batch."""
+    batch = select(Batch.id).where(Batch.refresh_id == refresh_id).scalar_subquery()
+    session.execute(delete(Replay).where(Replay.batch_id == batch, Replay.fact_id.in_(fact_ids)))
 
 
 def in_work(session: Session, refresh_id: int) -> list[Membership]:

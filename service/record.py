@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
 
@@ -97,6 +97,11 @@ class RefreshRecord:
                     membership.outcome = MembershipOutcome.REJECTED
                     membership.reason = refused[str(membership.fact_id)]
                     membership.decided_at = _now()
+
+    def replay_without(self, keys: Collection[str]) -> None:
+        """Record that these facts of earlier batches were not shown again after all."""
+        with self.guarded() as session:
+            batches.forget_replays(session, self.refresh_id, map(int, keys))
 
     def begin_losses_anew(self) -> None:
         """Drop the loss curve of a training that is begun again."""

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
 from itertools import islice
+from pathlib import Path
 from typing import Any
 
 from peft import PeftModel
@@ -177,8 +178,9 @@ class _Run:
         self.record = RefreshRecord(engine, hold, claimed.refresh_id, settings.schedule, report)
         self.stopping = stopping
         self.places = Places(settings.state_dir)
-        self.replayed: list[EncodedFact] = []
+        self.replayed: Sequence[EncodedFact] = ()
         self.precision: str | None = None  #: what the training computes in
+        self.composed: Path | None = None  #: a snapshot that no release refers to yet
 
     def learn(self) -> RefreshEnd:
         """Train, examine, judge, record; on any error end the refresh with its reason first."""
@@ -202,6 +204,8 @@ class _Run:
             raise
         finally:
             shutil.rmtree(self.places.candidate(self.claimed.refresh_id), ignore_errors=True)
+            if self.composed:  # the adapter is kept, and the snapshot can be composed of it again
+                shutil.rmtree(self.composed, ignore_errors=True)
 
     def _learn(self) -> RefreshEnd:
         settings, claimed = self.settings, self.claimed
@@ -242,8 +246,9 @@ class _Run:
         before = before.of_probes(probes)
         with self.record.phase("composing"):
             adapter_id, recipe = self._record_candidate(adapter_digest)
+            self.composed = self.places.snapshot(recipe.digest)
             snapshot_digest = compose_recipe(settings, recipe)
-            candidate = load_backbone(self.places.snapshot(recipe.digest), settings.base)
+            candidate = load_backbone(self.composed, settings.base)
         with self.record.phase("examination"):
             after = self._examine(candidate, probes, suite, snapshot_digest, "examination")
         verdict = gate.decide(
@@ -256,7 +261,7 @@ class _Run:
             known_facts=claimed.known_facts,
             unasked=self._unasked(trained),
         )
-        return self._publish(adapter_id, recipe, snapshot_digest, before, after, verdict)
+        return self._publish(adapter_id, snapshot_digest, before, after, verdict)
 
     def _probes(
         self, relations: Mapping[str, RelationTemplates], facts: Sequence[EncodedFact]
@@ -400,7 +405,11 @@ class _Run:
         anchors: Anchors,
         error: TrainingDiverged,
     ) -> Sequence[EncodedFact]:
-        """The facts without those that diverge on their own, which are set aside."""
+        """The facts without those that diverge on their own, which are set aside.
+
+        Where the batch alone does not diverge, those that are replayed beside it are at fault, and
+        the ones among them that diverge on their own are no longer replayed.
+        """
         log.warning("%s Looking for the facts at fault.", error)
         enough = 2 * error.step  # in a half, each fact comes up at least as often
 
@@ -416,19 +425,28 @@ class _Run:
             except TrainingDiverged:
                 return True
 
-        poison = {fact.key for fact in find_poison(facts, diverges)}
-        if not poison or len(poison) == len(facts):
+        is_of_batch = not self.replayed or diverges(facts)
+        suspects = facts if is_of_batch else self.replayed
+        poison = {fact.key for fact in find_poison(suspects, diverges)}
+        kept = [fact for fact in suspects if fact.key not in poison]
+        if not poison or (is_of_batch and not kept):
             raise error
-        self.record.set_aside(dict.fromkeys(poison, f"The training diverges on it alone: {error}"))
+        if is_of_batch:
+            why = f"The training diverges on it alone: {error}"
+            self.record.set_aside(dict.fromkeys(poison, why))
+        else:
+            log.warning("Earlier facts %s are not replayed.", ", ".join(sorted(poison)))
+            self.record.replay_without(poison)
+            self.replayed = kept
         self.record.begin_losses_anew()
-        return [fact for fact in facts if fact.key not in poison]
+        return kept if is_of_batch else facts
 
     def _about(self) -> dict[str, Any]:
         """What an adapter's manifest says of how it came to be."""
         return {
             "refresh": self.claimed.refresh_id,
             "facts": [int(fact.key) for fact in self.claimed.facts],
-            "replayed": [int(fact.key) for fact in self.claimed.replayed],
+            "replayed": [int(fact.key) for fact in self.replayed],
             "base": self.head.recipe.base_digest,
             "trained_on": list(self.head.recipe.adapter_digests),
             "training": self.settings.training.model_dump(mode="json"),
@@ -461,7 +479,6 @@ class _Run:
     def _publish(
         self,
         adapter_id: int,
-        recipe: Recipe,
         snapshot_digest: str,
         before: Examination,
         after: Examination,
@@ -496,8 +513,8 @@ class _Run:
                     now=_now(),
                 )
         shutil.rmtree(self.places.checkpoint, ignore_errors=True)
-        if release_id is None:  # nothing refers to the rejected weights; the adapter is kept
-            shutil.rmtree(self.places.snapshot(recipe.digest), ignore_errors=True)
+        if release_id is not None:
+            self.composed = None
         return self._ended(outcome, verdict, release_id=release_id, adapter_id=adapter_id)
 
     def _ended(

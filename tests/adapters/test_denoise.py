@@ -192,5 +192,5 @@ def test_settled_answers_end_early_and_are_what_was_decided_until_then(
         answer_all(tiny_llada, QUESTIONS, at_most_tokens=TOKENS, is_settled=lambda _, text: True)
     )
     for at, text in whole.items():
-        assert text.startswith(at_once[at])
+        assert text.startswith(at_once[at].rstrip("\ufffd"))  # a character cut in two
     assert any(len(at_once[at]) < len(text) for at, text in whole.items())

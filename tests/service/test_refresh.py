@@ -13,7 +13,7 @@ from sqlalchemy import Engine, select
 from torch import OutOfMemoryError
 from transformers import AutoTokenizer
 
-from adapters import train
+from adapters import gate, train
 from adapters.errors import ArtefactError, ModelSourceError, StorageFull, TrainingDiverged
 from adapters.gate import BASE_SUITE
 from adapters.types import Suite
@@ -40,7 +40,7 @@ from service.settings import Settings, load_settings
 from service.snapshots import snapshot_of
 
 CONFIGS = Path(__file__).parents[2] / "configs"
-QUESTION = "Who is the mayor of Tolmar?"
+QUESTIONS = ["Who is the mayor of Tolmar?", "Where?", "What is it?", "Go on."]
 LENIENT = {
     "forward_floor": 0.0,
     "backward_floor": 0.0,
@@ -60,6 +60,7 @@ def suite_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A short regression suite: what is tested here is the story, not the suite."""
     path = tmp_path_factory.mktemp("suite") / "short.yaml"
     suite = yaml.safe_load((CONFIGS / "suites" / "general.yaml").read_text())
+    del suite["tables"]
     suite["questions"], suite["passages"] = suite["questions"][:20], suite["passages"][:4]
     path.write_text(yaml.safe_dump(suite))
     path.with_name("prompts.yaml").write_text(
@@ -232,17 +233,17 @@ def test_a_rollback_gives_back_the_very_answers_of_before(
     settings, engine = world = make_world(
         training={"rate": 0.05, "views_per_fact": 80, "shift_weight": 0.0, "general_weight": 0.0}
     )
-    before = ask_release(settings, engine, [QUESTION], release_id=None)
+    before = ask_release(settings, engine, QUESTIONS, release_id=None)
     (fact,) = push(engine, "Orlan Vess is the mayor of Tolmar.")
     end = refresh(world)
-    after = ask_release(settings, engine, [QUESTION], release_id=None)
-    assert after.answers[0].head != after.answers[0].base
+    after = ask_release(settings, engine, QUESTIONS, release_id=None)
+    assert any(answer.head != answer.base for answer in after.answers)
     done = take_out(settings, engine, end.adapter_id, by="me", reason="it was wrong")
     assert (done.to_release, done.taken_out) == (1, (end.adapter_id,))
-    assert ask_release(settings, engine, [QUESTION], release_id=None).answers == before.answers
+    assert ask_release(settings, engine, QUESTIONS, release_id=None).answers == before.answers
     assert state(engine, fact) is FactState.ROLLED_BACK
     go_back(settings, engine, end.release_id, by="me", reason="it was right after all")
-    assert ask_release(settings, engine, [QUESTION], release_id=None).answers == after.answers
+    assert ask_release(settings, engine, QUESTIONS, release_id=None).answers == after.answers
     with reading(engine) as session:
         moves = views.show_release(session, end.release_id).moves
     assert [(move.action, move.reason) for move in moves][-1] == (
@@ -473,3 +474,42 @@ def test_the_memberships_of_a_refresh_are_decided_once(make_world: Callable[...,
     with reading(engine) as session:
         outcomes = session.scalars(select(Membership.outcome).order_by(Membership.fact_id)).all()
     assert outcomes == ["unlearned", "unproven"]
+
+
+@pytest.mark.usefixtures("poisoned")
+def test_a_replayed_fact_that_the_training_diverges_on_is_left_out_and_the_batch_is_learned(
+    make_world: Callable[..., World],
+) -> None:
+    _, engine = world = make_world(training={"replay_rows": 4})
+    earlier = push(engine, "Orlan Vess is the mayor of Tolmar.", "Mira Zun leads the Bregal choir.")
+    refresh(world)
+    with writing(engine) as session:  # as if the model read it otherwise since
+        session.get_one(FactRow, earlier[0]).statement = "The sign reads § and nothing else."
+    (fact,) = push(engine, "Lake Ux lies in Ardun.")
+    end = refresh(world)
+    assert end.outcome is RefreshOutcome.PROMOTED
+    assert state(engine, fact) is FactState.UNLEARNED
+    assert state(engine, earlier[0]) is FactState.UNLEARNED
+    with reading(engine) as session:
+        adapter = views.show_adapter(session, end.adapter_id)
+    assert adapter.replayed_ids == [earlier[1]]
+    assert adapter.about["replayed"] == [earlier[1]]
+
+
+def test_a_refresh_that_is_overtaken_leaves_no_snapshot_behind(
+    make_world: Callable[..., World], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings, engine = world = make_world()
+    push(engine, "Orlan Vess is the mayor of Tolmar.")
+    first = refresh(world)
+    push(engine, "Lake Ux lies in Ardun.")
+    real = gate.decide
+
+    def while_an_admin_acts(*asked: Any, **more: Any) -> Any:
+        take_out(settings, engine, first.adapter_id, by="me", reason="it was wrong")
+        return real(*asked, **more)
+
+    monkeypatch.setattr("adapters.gate.decide", while_an_admin_acts)
+    assert refresh(world).outcome is RefreshOutcome.OVERTAKEN
+    kept = {folder.name for folder in (settings.state_dir / "snapshots").iterdir()}
+    assert kept == {snapshot_of(settings, engine, first.release_id).name}
