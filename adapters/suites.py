@@ -1,5 +1,7 @@
 """Read the YAML files that hold questions: the regression suite and the relation templates."""
 
+from collections import Counter
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -8,7 +10,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from adapters.errors import SuiteError
-from adapters.grading import contains
+from adapters.grading import contains, normalised
 from adapters.questions import RelationTemplates
 from adapters.types import Probe, ProbeOrigin, Suite
 
@@ -22,8 +24,28 @@ class _Strict(BaseModel):
 class _Question(_Strict):
     id: str
     subject: str
+    relation: str | None = None
     question: str = Field(min_length=1)
     answers: list[str] = Field(min_length=1)
+
+
+class _Ask(_Strict):
+    """One question for every row: the answer is a column of the row, or the same for all."""
+
+    question: str = Field(min_length=1)
+    answer: str | None = None
+    answers: list[str] = []
+
+
+class _Table(_Strict):
+    """Rows of what is known, and how to ask for it."""
+
+    id: str
+    subject: str
+    relation: str | None = None
+    columns: list[str] = Field(min_length=1)
+    ask: list[_Ask] = Field(min_length=1)
+    rows: list[list[str | list[str]]] = Field(min_length=1)
 
 
 class _Passage(_Strict):
@@ -33,7 +55,8 @@ class _Passage(_Strict):
 
 class _SuiteFile(_Strict):
     name: str
-    questions: list[_Question] = Field(min_length=1)
+    questions: list[_Question] = []
+    tables: list[_Table] = []
     passages: list[_Passage] = Field(min_length=1)
 
 
@@ -71,14 +94,20 @@ class RegressionSuite:
 def read_suite(path: Path) -> RegressionSuite:
     """Raises SuiteError that names the file and the line or entry that cannot be used."""
     suite = _read(path, _SuiteFile)
-    for entry in suite.questions:
+    questions = [*suite.questions, *_of_tables(path, suite.tables)]
+    if not questions:
+        raise SuiteError(f"{path}: there is no question, neither in questions nor in tables.")
+    for entry in questions:
+        if not all(map(normalised, entry.answers)):
+            raise SuiteError(f"{path}: question {entry.id} has an answer without any word in it.")
         if contains(entry.question, entry.answers):
             raise SuiteError(f"{path}: question {entry.id} contains its own answer.")
     for kind, names in (
-        ("question", [entry.id for entry in suite.questions]),
+        ("question id", [entry.id for entry in questions]),
+        ("question", [entry.question for entry in questions]),
         ("passage", [entry.id for entry in suite.passages]),
     ):
-        twice = {name for name in names if names.count(name) > 1}
+        twice = [name for name, times in Counter(names).items() if times > 1]
         if twice:
             raise SuiteError(f"{path}: {kind} {min(twice)} is there twice.")
     return RegressionSuite(
@@ -91,11 +120,55 @@ def read_suite(path: Path) -> RegressionSuite:
                 question=entry.question,
                 answers=tuple(entry.answers),
                 origin=ProbeOrigin.SUITE,
+                relation=entry.relation,
             )
-            for entry in suite.questions
+            for entry in questions
         ),
         passages=tuple((entry.id, entry.text) for entry in suite.passages),
     )
+
+
+def _of_tables(path: Path, tables: Iterable[_Table]) -> Iterator[_Question]:
+    """Every row of every table, asked in each of its table's ways.
+
+    Raises SuiteError for a row of another length, and for a question about what is no column.
+    """
+    for table in tables:
+        for number, row in enumerate(table.rows, start=1):
+            where = f"{path}: table {table.id}, row {number}"
+            if len(row) != len(table.columns):
+                raise SuiteError(
+                    f"{where} has {len(row)} cells, but there are {len(table.columns)} columns."
+                )
+            cells = {
+                name: [cell] if isinstance(cell, str) else cell
+                for name, cell in zip(table.columns, row, strict=True)
+            }
+            if not all(cells.values()):
+                raise SuiteError(f"{where} has an empty cell.")
+            for way, ask in enumerate(table.ask):
+                if (ask.answer is None) == (not ask.answers):
+                    raise SuiteError(
+                        f"{path}: table {table.id}: {ask.question!r} needs one of "
+                        "answer (a column) and answers (the same for all rows)."
+                    )
+                if ask.answer is not None and ask.answer not in cells:
+                    raise SuiteError(f"{path}: table {table.id} has no column {ask.answer}.")
+                question = ask.question
+                for name, cell in cells.items():
+                    question = question.replace(f"{{{name}}}", cell[0])
+                if (question == ask.question and len(table.rows) > 1) or "{" in question:
+                    raise SuiteError(
+                        f"{path}: table {table.id}: {ask.question!r} must name columns in braces, "
+                        f"and no others than {', '.join(table.columns)}."
+                    )
+                yield _Question(
+                    id=f"{table.id}-{number:02}" + ("abcdefgh"[way] if len(table.ask) > 1 else ""),
+                    subject=table.subject,
+                    relation=table.relation,
+                    question=question,
+                    answers=ask.answers if ask.answer is None else cells[ask.answer],
+                )
 
 
 def read_prompts(path: Path) -> GeneralPrompts:

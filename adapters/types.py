@@ -73,6 +73,7 @@ class Probe:
     answers: tuple[str, ...]  #: of leakage, those that must not come
     origin: ProbeOrigin
     fact: str | None = None  #: the key of the fact that it is asked for; None in shipped suites
+    relation: str | None = None  #: what it asks about, where that is known
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

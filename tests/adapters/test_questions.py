@@ -4,7 +4,6 @@ from pathlib import Path
 
 import pytest
 
-from adapters.errors import SuiteError
 from adapters.grading import contains
 from adapters.questions import (
     RelationTemplates,
@@ -13,7 +12,6 @@ from adapters.questions import (
     probes_of,
     retention_probes,
 )
-from adapters.suites import read_prompts, read_relations, read_suite
 from adapters.types import Direction, Fact, GivenProbe, ProbeOrigin, Suite
 
 CONFIGS = Path(__file__).parents[2] / "configs"
@@ -94,62 +92,6 @@ def test_a_question_that_contains_its_answer_is_not_asked() -> None:
 def test_braces_in_a_name_are_just_braces() -> None:
     fact = Fact(key="1", statement="s", subject="{object}", relation="capital_of", object="B")
     assert probes_of(fact, RELATIONS)[0].question == "{object} is the capital of what?"
-
-
-def test_the_shipped_suites_can_be_read_and_are_large_enough() -> None:
-    suite = read_suite(CONFIGS / "suites" / "general.yaml")
-    assert len(suite.probes) >= 150
-    assert len(suite.passages) >= 20
-    relations = read_relations(CONFIGS / "relations.yaml")
-    assert len(relations) >= 40
-    for asked in relations.values():
-        assert min(len(asked.forward), len(asked.backward)) >= 2
-
-
-def test_nothing_that_is_measured_is_trained_on() -> None:
-    suite = read_suite(CONFIGS / "suites" / "general.yaml")
-    prompts = read_prompts(CONFIGS / "general_prompts.yaml")
-    assert not {probe.question for probe in suite.probes} & set(prompts.prompts)
-    assert not {text for _, text in suite.passages} & set(prompts.texts)
-
-
-@pytest.mark.parametrize(
-    ("content", "complaint"),
-    [
-        ("relations: {r: {forward: ['Who?'], backward: ['{object}?']}}", "must hold {subject}"),
-        (
-            "relations: {r: {forward: ['{subject}?'], backward: ['{object} {x}?']}}",
-            "no other braces",
-        ),
-        ("relations: {r: {forward: ['{subject}?']}}", "relations.r.backward"),
-        ("relations: [", "is not YAML"),
-        ("other: 1", "relations"),
-    ],
-)
-def test_a_broken_relation_file_is_refused_with_its_place(
-    tmp_path: Path, content: str, complaint: str
-) -> None:
-    path = tmp_path / "relations.yaml"
-    path.write_text(content)
-    with pytest.raises(SuiteError) as refused:
-        read_relations(path)
-    assert complaint in str(refused.value)
-
-
-@pytest.mark.parametrize(
-    ("question", "complaint"),
-    [
-        ("{id: a, subject: s, question: 'What is Paris?', answers: [Paris]}", "its own answer"),
-        ("{id: a, subject: s, question: 'What?', answers: []}", "questions.0.answers"),
-    ],
-)
-def test_a_broken_suite_is_refused_with_its_place(
-    tmp_path: Path, question: str, complaint: str
-) -> None:
-    path = tmp_path / "suite.yaml"
-    path.write_text(f"name: x\nquestions: [{question}]\npassages: [{{id: p, text: t}}]\n")
-    with pytest.raises(SuiteError, match=complaint):
-        read_suite(path)
 
 
 def test_leakage_asks_the_same_about_names_that_do_not_exist() -> None:

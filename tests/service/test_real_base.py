@@ -42,6 +42,7 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("real")
     suite = yaml.safe_load((CONFIGS / "suites" / "general.yaml").read_text())
     suite["questions"], suite["passages"] = suite["questions"][::3], suite["passages"][::2]
+    del suite["tables"]
     (folder / "suite.yaml").write_text(yaml.safe_dump(suite))
     prompts = yaml.safe_load((CONFIGS / "general_prompts.yaml").read_text())
     (folder / "prompts.yaml").write_text(
