@@ -161,6 +161,8 @@ class GateConfig(Section):
     regression_margin: Fraction = 0.05  #: the largest true loss of right answers let through
     #: The same since the base, so that many losses within the margin cannot add up.
     base_margin: Fraction = 0.1
+    #: The same among the general questions about the batch's own relations.
+    neighbour_margin: Fraction = 0.1
     #: The largest true share of questions about names that do not exist, newly answered with what
     #: was learned; None does without the suite.
     leakage_margin: Fraction | None = 0.15

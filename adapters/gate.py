@@ -12,14 +12,16 @@ Every suite must pass (an intersection-union test), so the chance of a false pro
 * retention: the lower bound of the same, against minus the margin. What is sampled are the facts
   known so far, so the interval narrows as the sample comes to be all of them.
 * regression: the same, against the head and against the base.
+* neighbours: the same, of the general questions about relations that the batch has facts of.
 * passages: the upper t bound of the mean paired rise in bits per byte, against the margin.
 
 A suite fails when its estimate itself is beyond the limit, and when the estimate is within but the
-bound is not, the verdict is "insufficient evidence": more questions could settle it.
+bound is not, the verdict is "insufficient evidence": more questions could settle it, and the
+reason says how many.
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from statistics import NormalDist, fmean, stdev
 from types import MappingProxyType
 
@@ -42,13 +44,15 @@ def decide(
     base: Sequence[Answer] | None = None,
     known_facts: int = 0,
     unasked: Mapping[Suite, int] = MappingProxyType({}),
+    relations: Collection[str] = (),
 ) -> Verdict:
     """The verdict on a candidate from the same probes asked of the head and of the candidate.
 
     `base` has the base's answers to the general questions, where the head is another model, and
     `known_facts` says how many facts there are to be retained. Without either there is nothing to
     hold the candidate against, and the suite has no line. `unasked` counts the facts that were left
-    out of an acquisition suite because their question has several right answers.
+    out of an acquisition suite because their question has several right answers, and `relations`
+    names what the batch has facts of: general questions about these are its neighbours.
 
     Raises ValueError when the two lists are not answers to the same probes, in the same order.
     """
@@ -74,6 +78,9 @@ def decide(
     if base is not None:
         since_base = _paired(base, [after for _, after in general])
         suites.append(judge_regression(BASE_SUITE, since_base, config.base_margin, config))
+    neighbours = [pair for pair in general if pair[0].probe.relation in relations]
+    if neighbours:
+        suites.append(judge_neighbours(neighbours, config.neighbour_margin, config))
     suites.append(judge_passages(passages_before, passages_after, config))
     return combine(tuple(suites))
 
@@ -129,6 +136,10 @@ def judge_acquisition(
     low, high = exact_interval(share, facts, confidence=config.confidence)
     best, _ = exact_interval(1.0, facts, confidence=config.confidence)
     is_few = unasked > 0 and best < floor
+
+    def reaches_floor(facts: int) -> bool:
+        return exact_interval(share, facts, confidence=config.confidence)[0] >= floor
+
     is_within = share >= floor
     outcome = _outcome(
         estimate_is_within=is_within, bound_is_within=is_within if is_few else low >= floor
@@ -138,6 +149,9 @@ def judge_acquisition(
         said += f"; {unasked} facts not asked, since their question has several right answers"
     if is_few:
         said += ", so few are left that the share itself decides"
+    if outcome is Outcome.INSUFFICIENT:
+        enough = _enough(reaches_floor, facts)
+        said += f": too few facts to be sure, {enough} would do if the share stays"
     return SuiteVerdict(
         suite=suite,
         outcome=outcome,
@@ -148,7 +162,7 @@ def judge_acquisition(
         difference=share - fmean(before),
         interval=(low, high),
         margin=floor,
-        reason=said if outcome is not Outcome.INSUFFICIENT else f"{said}: too few facts to be sure",
+        reason=said,
     )
 
 
@@ -193,18 +207,33 @@ def judge_retention(
     asked = len(changes)
     lost = sum(-change for change in changes if change < 0)
     gained = sum(change for change in changes if change > 0)
-    low = high = difference = (gained - lost) / asked
-    if asked < known_facts:
-        worth = (known_facts - 1) / (known_facts - asked)
-        low, high = paired_interval(
-            gained=gained * worth,
-            lost=min(lost + 0.5, asked - gained) * worth,
-            asked=asked * worth,
+    difference = (gained - lost) / asked
+
+    def interval(facts: int) -> tuple[float, float]:
+        if facts >= known_facts:
+            return difference, difference
+        worth = (known_facts - 1) / (known_facts - facts)
+        scaled = facts / asked
+        return paired_interval(
+            gained=gained * scaled * worth,
+            lost=min(lost * scaled + 0.5, facts - gained * scaled) * worth,
+            asked=facts * worth,
             confidence=config.confidence,
         )
+
+    low, high = interval(asked)
+    outcome = _outcome(estimate_is_within=difference > -margin, bound_is_within=low > -margin)
+    said = (
+        f"{lost:g} lost and {gained:g} gained of {asked} facts, one direction a half "
+        f"({known_facts} facts are known), a loss of up to {max(0.0, -low):.3f} cannot be ruled "
+        f"out, margin {margin:.3f}"
+    )
+    if outcome is Outcome.INSUFFICIENT:
+        enough = _enough(lambda facts: interval(facts)[0] > -margin, asked)
+        said += f"; {enough} facts would do if the shares stay (gate.retention_facts)"
     return SuiteVerdict(
         suite=Suite.RETENTION,
-        outcome=_outcome(estimate_is_within=difference > -margin, bound_is_within=low > -margin),
+        outcome=outcome,
         questions=len(pairs),
         clusters=asked,
         before=fmean(first.values()),
@@ -212,9 +241,7 @@ def judge_retention(
         difference=difference,
         interval=(low, high),
         margin=margin,
-        reason=f"{lost:g} lost and {gained:g} gained of {asked} facts, one direction a half "
-        f"({known_facts} facts are known), a loss of up to {max(0.0, -low):.3f} cannot be ruled "
-        f"out, margin {margin:.3f}",
+        reason=said,
     )
 
 
@@ -250,6 +277,32 @@ def judge_regression(
     )
 
 
+def judge_neighbours(
+    pairs: Sequence[tuple[Answer, Answer]], margin: float, config: GateConfig
+) -> SuiteVerdict:
+    """What the model knows of the batch's own relations, of other subjects than the batch's.
+
+    Where so few are asked that not even all of them kept would pass, the share lost decides.
+    """
+    asked = len(pairs)
+    _, at_best = paired_interval(gained=0, lost=0, asked=asked, confidence=config.confidence)
+    is_few = at_best >= margin
+    said = ", so few that the share itself decides" if is_few else ""
+    return _judge_pairs(
+        Suite.NEIGHBOURS,
+        pairs,
+        margin,
+        config,
+        rise_harms=False,
+        is_few=is_few,
+        say=lambda gained, lost, at_worst: (
+            f"{lost} lost and {gained} gained of {asked} general questions about the batch's "
+            f"relations, a loss of up to {at_worst:.3f} cannot be ruled out, margin {margin:.3f}"
+            f"{said}"
+        ),
+    )
+
+
 def _judge_pairs(
     suite: str,
     pairs: Sequence[tuple[Answer, Answer]],
@@ -257,22 +310,45 @@ def _judge_pairs(
     config: GateConfig,
     *,
     rise_harms: bool,
+    is_few: bool = False,
     say: Callable[[int, int, float], str],
 ) -> SuiteVerdict:
     """Questions of which each counts: the change of the share whose accepted answer comes.
 
     `say` makes the reason of how many came to be answered, how many ceased to be, and the greatest
-    harm that cannot be ruled out.
+    harm that cannot be ruled out. Where there are too few for any bound, the estimate decides.
     """
     gained = sum(second.contained and not first.contained for first, second in pairs)
     lost = sum(first.contained and not second.contained for first, second in pairs)
     asked = len(pairs)
-    low, high = paired_interval(gained=gained, lost=lost, asked=asked, confidence=config.confidence)
     difference = (gained - lost) / asked
-    harm, at_worst = (difference, high) if rise_harms else (-difference, -low)
+    harm = difference if rise_harms else -difference
+
+    def interval(questions: int) -> tuple[float, float]:
+        scaled = questions / asked
+        return paired_interval(
+            gained=gained * scaled,
+            lost=lost * scaled,
+            asked=questions,
+            confidence=config.confidence,
+        )
+
+    def at_worst(questions: int) -> float:
+        low, high = interval(questions)
+        return high if rise_harms else -low
+
+    low, high = interval(asked)
+    outcome = _outcome(
+        estimate_is_within=harm < margin,
+        bound_is_within=harm < margin if is_few else at_worst(asked) < margin,
+    )
+    said = say(gained, lost, max(0.0, at_worst(asked)))
+    if outcome is Outcome.INSUFFICIENT:
+        enough = _enough(lambda questions: at_worst(questions) < margin, asked)
+        said += f"; {enough} questions would do if the shares stay"
     return SuiteVerdict(
         suite=suite,
-        outcome=_outcome(estimate_is_within=harm < margin, bound_is_within=at_worst < margin),
+        outcome=outcome,
         questions=asked,
         clusters=asked,
         before=fmean(first.contained for first, _ in pairs),
@@ -280,7 +356,7 @@ def _judge_pairs(
         difference=difference,
         interval=(low, high),
         margin=margin,
-        reason=say(gained, lost, max(0.0, at_worst)),
+        reason=said,
     )
 
 
@@ -295,9 +371,18 @@ def judge_passages(
         second.bits_per_byte - first.bits_per_byte
         for first, second in zip(before, after, strict=True)
     ]
-    mean, spread = fmean(rises), stdev(rises) / math.sqrt(len(rises))
-    reach = float(stats.t.ppf(config.confidence, len(rises) - 1)) * spread
+    mean, deviation = fmean(rises), stdev(rises)
+
+    def reach_of(passages: int) -> float:
+        quantile = float(stats.t.ppf(config.confidence, passages - 1))
+        return quantile * deviation / math.sqrt(passages)
+
+    reach = reach_of(len(rises))
     outcome = _outcome(estimate_is_within=mean < margin, bound_is_within=mean + reach < margin)
+    said = f"a mean rise of {mean:+.4f}, upper bound {mean + reach:+.4f}, margin {margin:.4f}"
+    if outcome is Outcome.INSUFFICIENT:
+        enough = _enough(lambda passages: mean + reach_of(passages) < margin, len(rises))
+        said += f"; {enough} passages would do if mean and spread stay"
     return SuiteVerdict(
         suite=BITS_SUITE,
         outcome=outcome,
@@ -308,7 +393,7 @@ def judge_passages(
         difference=mean,
         interval=(mean - reach, mean + reach),
         margin=margin,
-        reason=f"a mean rise of {mean:+.4f}, upper bound {mean + reach:+.4f}, margin {margin:.4f}",
+        reason=said,
     )
 
 
@@ -366,6 +451,25 @@ def _crossing(low: float, high: float, is_left: Callable[[float], bool]) -> floa
         middle = (low + high) / 2
         low, high = (middle, high) if is_left(middle) else (low, middle)
     return (low + high) / 2
+
+
+#: Beyond so many times what was asked it is not said how many questions would do.
+MOST_TIMES = 64
+
+
+def _enough(passes: Callable[[int], bool], asked: int) -> str:
+    """How many in all would make an undecided suite pass if all shares stayed, in words.
+
+    `passes` must stay true from some number on, which is found by bisection.
+    """
+    most = MOST_TIMES * asked
+    if not passes(most):
+        return f"more than {most}"
+    low, high = asked, most
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (low, middle) if passes(middle) else (middle, high)
+    return f"about {high}"
 
 
 def _outcome(*, estimate_is_within: bool, bound_is_within: bool) -> Outcome:

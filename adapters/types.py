@@ -26,6 +26,7 @@ class Suite(StrEnum):
     LEAKAGE = "leakage"
     RETENTION = "retention"
     REGRESSION = "regression"
+    NEIGHBOURS = "neighbours"  #: those of REGRESSION that ask about the batch's own relations
 
 
 #: Suites of which no more is asked than whether an accepted answer comes.

@@ -72,7 +72,12 @@ def run(
     with TemporaryDirectory() as nowhere:  # a trial's answers are of no use to another
         after = examined(candidate, "trial", Path(nowhere))
     verdict = gate.decide(
-        before.answers, after.answers, before.passages, after.passages, settings.gate
+        before.answers,
+        after.answers,
+        before.passages,
+        after.passages,
+        settings.gate,
+        relations={fact.relation for fact in facts if fact.relation},
     )
     result = {
         "seed": seed,

@@ -260,6 +260,7 @@ class _Run:
             base=base,
             known_facts=claimed.known_facts,
             unasked=self._unasked(trained),
+            relations={fact.relation for fact in claimed.facts if fact.relation},
         )
         return self._publish(adapter_id, snapshot_digest, before, after, verdict)
 

@@ -1,8 +1,11 @@
 """The gate: what passes, what does not, and that its bounds keep their level."""
 
 import math
+import re
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from random import Random
+from typing import Any
 
 import pytest
 from scipy import optimize
@@ -123,6 +126,75 @@ def test_two_facts_are_not_enough_evidence_even_when_both_are_right() -> None:
     verdict = judge(forward=[True] * 4, backward=[True] * 4)
     assert verdict.outcome is Outcome.INSUFFICIENT
     assert "too few facts" in verdict.reasons[0]
+
+
+@pytest.mark.parametrize(
+    ("change", "suite", "unit"),
+    [
+        ({"forward": [True] * 4, "config": GateConfig(backward_floor=0.0)}, 0, "facts"),
+        ({"lost": 7}, 3, "questions"),
+        ({"leaked": 6}, 2, "questions"),
+        ({"rise": 0.049}, 4, "passages"),
+    ],
+)
+def test_insufficient_evidence_says_how_many_would_settle_it(
+    change: dict[str, Any], suite: int, unit: str
+) -> None:
+    line = judge(**change).suites[suite]
+    assert line.outcome is Outcome.INSUFFICIENT
+    (said,) = re.findall(r"about (\d+)", line.reason)
+    assert int(said) > line.clusters
+    assert unit in line.reason
+
+
+def test_as_many_as_were_said_to_do_are_enough() -> None:
+    def lost_of(asked: int) -> SuiteVerdict:
+        return judge(lost=asked * 7 // 200, asked=asked).suites[3]
+
+    (said,) = re.findall(r"about (\d+) questions", lost_of(200).reason)
+    assert 400 < int(said) < 600
+    assert lost_of(400).outcome is Outcome.INSUFFICIENT
+    assert lost_of(600).outcome is Outcome.PASS
+
+
+def test_what_no_reasonable_number_would_settle_is_said_so() -> None:
+    rise = judge(rise=0.048).suites[4].difference
+    assert rise is not None
+    line = judge(rise=0.048, config=GateConfig(bits_margin=rise + 1e-6)).suites[4]
+    assert line.outcome is Outcome.INSUFFICIENT
+    assert "more than 1536 passages" in line.reason
+
+
+def related(answers: Sequence[Answer], relation: str, some: int) -> list[Answer]:
+    return [
+        replace(answer, probe=replace(answer.probe, relation=relation)) if at < some else answer
+        for at, answer in enumerate(answers)
+    ]
+
+
+def judge_related(lost: int, *, asked: int, relations: Collection[str]) -> list[SuiteVerdict]:
+    """`lost` of the first `asked` general questions, which are about capitals, of 200."""
+    right = [False] * lost + [True] * (200 - lost)
+    before = related(answers(Suite.REGRESSION, [True] * 200), "capital_of", asked)
+    after = related(answers(Suite.REGRESSION, right), "capital_of", asked)
+    verdict = decide(before, after, [], [], CONFIG, relations=relations)
+    return [line for line in verdict.suites if line.suite == Suite.NEIGHBOURS]
+
+
+def test_what_is_lost_of_the_batchs_own_relations_shows_at_the_neighbours() -> None:
+    (line,) = judge_related(8, asked=60, relations={"capital_of", "written_by"})
+    assert (line.outcome, line.questions) == (Outcome.FAIL, 60)
+    (kept,) = judge_related(1, asked=60, relations={"capital_of"})
+    assert kept.outcome is Outcome.PASS
+    assert judge_related(8, asked=60, relations={"written_by"}) == []
+
+
+def test_a_few_neighbours_are_judged_by_the_share_itself() -> None:
+    (line,) = judge_related(1, asked=12, relations={"capital_of"})
+    assert line.outcome is Outcome.PASS
+    assert "so few that the share itself decides" in line.reason
+    (line,) = judge_related(2, asked=12, relations={"capital_of"})
+    assert line.outcome is Outcome.FAIL
 
 
 @pytest.mark.parametrize(

@@ -22,6 +22,13 @@ def test_the_shipped_suites_can_be_read_and_are_large_enough() -> None:
         assert min(len(asked.forward), len(asked.backward)) >= 2
 
 
+def test_what_the_shipped_suite_calls_a_relation_is_one() -> None:
+    suite = read_suite(CONFIGS / "suites" / "general.yaml")
+    named = {probe.relation for probe in suite.probes} - {None}
+    assert "capital_of" in named
+    assert named <= set(read_relations(CONFIGS / "relations.yaml"))
+
+
 def test_nothing_that_is_measured_is_trained_on() -> None:
     suite = read_suite(CONFIGS / "suites" / "general.yaml")
     prompts = read_prompts(CONFIGS / "general_prompts.yaml")
