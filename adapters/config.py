@@ -167,6 +167,8 @@ class GateConfig(Section):
     #: was learned; None does without the suite.
     leakage_margin: Fraction | None = 0.15
     leakage_questions: Annotated[int, Field(ge=1)] = 64  #: at most
+    #: The largest share of replaced facts whose old answer may still come; all are asked.
+    superseded_margin: Fraction = 0.25
     retention_margin: Fraction = 0.1  #: the largest true loss, as a share of all facts known so far
     retention_facts: Annotated[int, Field(ge=1)] = 48  #: of these, drawn at random
     bits_margin: Positive = 0.05  #: the largest true rise in bits per byte let through

@@ -9,6 +9,8 @@ Every suite must pass (an intersection-union test), so the chance of a false pro
 * leakage: the upper bound of Tango's score interval for the difference of two paired proportions
   (Tango 1998, Statistics in Medicine 17, 891-908), against the margin. What is sampled are names
   that do not exist; the batch's facts are not a sample but all there are.
+* superseded: the share of replaced facts whose old answer still comes, against the margin. All are
+  asked, so nothing is left to chance and there is no bound.
 * retention: the lower bound of the same, against minus the margin. What is sampled are the facts
   known so far, so the interval narrows as the sample comes to be all of them.
 * regression: the same, against the head and against the base.
@@ -72,6 +74,8 @@ def decide(
     ]
     if config.leakage_margin is not None:
         suites.append(judge_leakage(of(Suite.LEAKAGE), config.leakage_margin, config))
+    if of(Suite.SUPERSEDED):
+        suites.append(judge_superseded(of(Suite.SUPERSEDED), config.superseded_margin))
     if known_facts:
         suites.append(judge_retention(of(Suite.RETENTION), known_facts, config))
     suites.append(judge_regression(Suite.REGRESSION, general, config.regression_margin, config))
@@ -185,6 +189,28 @@ def judge_leakage(
             f"{leaked} of {asked} questions about names that do not exist got an answer of the "
             f"batch's, a share of up to {at_worst:.3f} cannot be ruled out, margin {margin:.3f}"
         ),
+    )
+
+
+def judge_superseded(pairs: Sequence[tuple[Answer, Answer]], margin: float) -> SuiteVerdict:
+    """Facts that the batch replaces: one whose old answer still comes to any wording is a harm."""
+    before, after = (
+        [max(marks) for marks in _by_cluster(answers)]
+        for answers in ([first for first, _ in pairs], [second for _, second in pairs])
+    )
+    share = fmean(after)
+    return SuiteVerdict(
+        suite=Suite.SUPERSEDED,
+        outcome=Outcome.PASS if share <= margin else Outcome.FAIL,
+        questions=len(pairs),
+        clusters=len(after),
+        before=fmean(before),
+        after=share,
+        difference=share - fmean(before),
+        interval=(share, share),
+        margin=margin,
+        reason=f"the old answer still comes to {sum(after)} of {len(after)} facts that were "
+        f"replaced, a share of at most {margin:.2f} is let through",
     )
 
 
@@ -399,10 +425,14 @@ def judge_passages(
 
 def cluster_means(answers: Sequence[Answer]) -> list[float]:
     """The share of right answers in each cluster."""
+    return [fmean(marks) for marks in _by_cluster(answers)]
+
+
+def _by_cluster(answers: Sequence[Answer]) -> list[list[bool]]:
     clusters: dict[str, list[bool]] = {}
     for answer in answers:
         clusters.setdefault(answer.probe.cluster, []).append(answer.contained)
-    return [fmean(right) for right in clusters.values()]
+    return list(clusters.values())
 
 
 def exact_interval(share: float, count: int, *, confidence: float) -> tuple[float, float]:

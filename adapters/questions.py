@@ -6,7 +6,8 @@ says what they are. A fact for which nothing can be made gets no probes: it can 
 never counted as learned.
 
 The same questions about names that do not exist are the leakage probes: a fact's answer must not
-come there. Those of facts that the model knows already are the retention probes.
+come there. Those of facts that the model knows already are the retention probes, and those of facts
+that the batch replaces the superseded ones.
 """
 
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
@@ -81,13 +82,13 @@ def ambiguous_directions(fact: Fact, others: Iterable[Fact]) -> dict[Direction, 
     """
     if fact.probes or not (fact.subject and fact.relation and fact.object):
         return {}
-    subject, object_ = _plain(fact.subject), _plain(fact.object)
+    subject, object_ = plain_name(fact.subject), plain_name(fact.object)
     reasons: dict[Direction, str] = {}
     for other in others:
         if other.relation != fact.relation or not (other.subject and other.object):
             continue
-        same_subject = _plain(other.subject) == subject
-        same_object = _plain(other.object) == object_
+        same_subject = plain_name(other.subject) == subject
+        same_object = plain_name(other.object) == object_
         if same_subject and not same_object:
             reasons.setdefault(
                 Direction.FORWARD,
@@ -101,7 +102,7 @@ def ambiguous_directions(fact: Fact, others: Iterable[Fact]) -> dict[Direction, 
     return reasons
 
 
-def _plain(name: str) -> str:
+def plain_name(name: str) -> str:
     """A name to compare: its marks stay, since C++ is not C#."""
     return " ".join(name.casefold().split()).removeprefix("the ")
 
@@ -117,6 +118,31 @@ def retention_probes(probes: Iterable[Probe]) -> tuple[Probe, ...]:
         )
         for probe in probes
     )
+
+
+def superseded_probes(
+    replaced: Iterable[tuple[Fact, Fact]], relations: Mapping[str, RelationTemplates]
+) -> tuple[Probe, ...]:
+    """The forward probes of old facts, of (old, new) pairs, whose answers must not come any more.
+
+    They belong to the new fact. What the new fact says, too, may be answered.
+    """
+    probes = []
+    for old, new in replaced:
+        for probe in probes_of(old, relations, without=(Direction.BACKWARD,)):
+            said = new.object or new.statement
+            gone = tuple(answer for answer in probe.answers if not contains(said, [answer]))
+            if gone:
+                probes.append(
+                    replace(
+                        probe,
+                        key=f"{Suite.SUPERSEDED}/{probe.key}",
+                        suite=Suite.SUPERSEDED,
+                        answers=gone,
+                        fact=new.key,
+                    )
+                )
+    return tuple(probes)
 
 
 #: How often leakage comes back to a question with another name.

@@ -24,13 +24,14 @@ class Suite(StrEnum):
     FORWARD = "acquisition forward"
     BACKWARD = "acquisition backward"
     LEAKAGE = "leakage"
+    SUPERSEDED = "superseded"  #: what the batch's facts replace: it must no longer be answered
     RETENTION = "retention"
     REGRESSION = "regression"
     NEIGHBOURS = "neighbours"  #: those of REGRESSION that ask about the batch's own relations
 
 
 #: Suites of which no more is asked than whether an accepted answer comes.
-ASKED_WHETHER = frozenset({Suite.LEAKAGE, Suite.RETENTION, Suite.REGRESSION})
+ASKED_WHETHER = frozenset({Suite.LEAKAGE, Suite.SUPERSEDED, Suite.RETENTION, Suite.REGRESSION})
 
 
 class ProbeOrigin(StrEnum):
@@ -71,7 +72,7 @@ class Probe:
     suite: Suite
     cluster: str  #: wordings of one question share it; the unit that statistics count
     question: str
-    answers: tuple[str, ...]  #: of leakage, those that must not come
+    answers: tuple[str, ...]  #: of leakage and superseded: must not come
     origin: ProbeOrigin
     fact: str | None = None  #: the key of the fact that it is asked for; None in shipped suites
     relation: str | None = None  #: what it asks about, where that is known

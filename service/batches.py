@@ -3,16 +3,17 @@
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from itertools import islice, zip_longest
+from itertools import combinations, islice, zip_longest
+from types import MappingProxyType
 from typing import TypeVar
 
 from sqlalchemy import ColumnElement, delete, func, select
 from sqlalchemy.orm import Session
 
 from adapters.masking import random_for
-from adapters.questions import ambiguous_directions
+from adapters.questions import ambiguous_directions, plain_name
 from adapters.types import Direction, Fact, GivenProbe
-from service.facts import head_batches, is_pending
+from service.facts import TRIED_AGAIN, canonical, head_batches, is_pending, is_tried_again
 from service.leases import Hold
 from service.models import (
     Batch,
@@ -31,7 +32,17 @@ T = TypeVar("T")
 #: A refresh that ended so counts against its facts; being overtaken or stopped is not their fault.
 COUNTED = (RefreshOutcome.FAILED, RefreshOutcome.ABANDONED)
 #: Facts with these outcomes are in the adapter that was promoted.
-IN_HEAD = (MembershipOutcome.LEARNED, MembershipOutcome.UNLEARNED, MembershipOutcome.UNPROVEN)
+IN_HEAD = (
+    MembershipOutcome.LEARNED,
+    MembershipOutcome.UNLEARNED,
+    MembershipOutcome.QUARANTINED,
+    MembershipOutcome.UNPROVEN,
+)
+#: What becomes of a fact that may not be tried again.
+LAST_TRY = {
+    MembershipOutcome.UNLEARNED: MembershipOutcome.QUARANTINED,
+    MembershipOutcome.UNDECIDED: MembershipOutcome.REJECTED,
+}
 #: A refresh that ended so may have left a checkpoint of its training.
 INTERRUPTED = (RefreshOutcome.STOPPED, RefreshOutcome.HINDERED, RefreshOutcome.ABANDONED)
 
@@ -45,12 +56,15 @@ class ClaimedBatch:
     facts: tuple[Fact, ...]
     replayed: tuple[Fact, ...] = ()  #: of earlier batches, shown again beside them
     retained: tuple[Fact, ...] = ()  #: of earlier batches, asked again before and after
+    #: Earlier facts, each with the fact of the batch that replaces it.
+    replaced: tuple[tuple[Fact, Fact], ...] = ()
     known_facts: int = 0  #: how many there are of which these were drawn
     #: Directions in which a fact, by its key, is not asked: its answer would not be the only one.
     unasked: Mapping[str, Collection[Direction]] = field(default_factory=dict)
 
 
 def count_pending(session: Session) -> int:
+    """How many facts call for a refresh; those that are tried again only join one."""
     return session.scalar(select(func.count()).select_from(FactRow).where(is_pending())) or 0
 
 
@@ -68,6 +82,7 @@ def claim_batch(
     """The oldest pending facts as one new batch, or None while too few are waiting.
 
     A batch whose refresh was interrupted comes first, as it was: its training can be gone on with.
+    Facts that an earlier refresh left open join the pending ones, in up to half of the batch.
     The caller guards the transaction with its lease, so no two claim the same facts.
     """
     rows = _interrupted(session, trained_on) or _oldest(session, at_least, at_most)
@@ -88,7 +103,12 @@ def claim_batch(
     session.add(batch)
     session.flush()
     session.add_all(Membership(batch_id=batch.id, fact_id=row.id) for row in rows)
-    replayed = draw_replayed(session, at_most=replay_at_most, seed=trained_on)
+    session.flush()
+    refused = contradictions(rows)
+    reject_some(session, refresh.id, refused, now=now)
+    rows = [row for row in rows if row.id not in refused]
+    ids = {row.id for row in rows}
+    replayed = draw_replayed(session, at_most=replay_at_most, seed=trained_on, without=ids)
     session.add_all(Replay(batch_id=batch.id, fact_id=row.id) for row in replayed)
     learned = in_head_by_batch(session, [MembershipOutcome.LEARNED])
     known = [row for group in learned for row in group]
@@ -102,29 +122,91 @@ def claim_batch(
         facts=facts,
         replayed=tuple(fact_of(row) for row in replayed),
         retained=tuple(fact_of(row) for row in retained),
+        replaced=_replaced(session, facts),
         known_facts=len(known),
         unasked=unasked,
     )
 
 
-def draw_replayed(session: Session, *, at_most: int, seed: int) -> list[FactRow]:
+def contradictions(rows: Sequence[FactRow]) -> dict[int, str]:
+    """Facts of which another one cannot be true beside them, each with the reason.
+
+    Two that say different things of one subject, relation and set of qualifiers, of which at least
+    one says that there is only one answer. Those of one source replaced each other when they came.
+    """
+    reasons: dict[int, str] = {}
+    about: dict[tuple[str, str, str], list[FactRow]] = {}
+    for row in rows:
+        if row.subject and row.relation and row.object:
+            key = (plain_name(row.subject), row.relation, canonical(row.qualifiers))
+            about.setdefault(key, []).append(row)
+    for some in about.values():
+        for one, other in combinations(some, 2):
+            is_same = plain_name(str(one.object)) == plain_name(str(other.object))
+            if is_same or not (one.functional or other.functional):
+                continue
+            for row, against in ((one, other), (other, one)):
+                reasons.setdefault(
+                    row.id,
+                    f"It contradicts fact {against.id} of {against.source}: {row.relation} of "
+                    f"{row.subject} is {row.object} here and {against.object} there, and only one "
+                    "can be. Settle which, retract the other and send this one again.",
+                )
+    return reasons
+
+
+def _replaced(session: Session, batch: Sequence[Fact]) -> tuple[tuple[Fact, Fact], ...]:
+    """The learned facts of the head that facts of the batch supersede, each with its successor."""
+    by_id = {int(fact.key): fact for fact in batch}
+    learned = session.scalars(
+        select(FactRow)
+        .join(Membership, Membership.fact_id == FactRow.id)
+        .where(
+            FactRow.superseded_by.in_(by_id),
+            FactRow.retracted_at.is_(None),
+            Membership.outcome == MembershipOutcome.LEARNED,
+            Membership.batch_id.in_(head_batches(session)),
+        )
+        .order_by(FactRow.id)
+    )
+    return tuple((fact_of(row), by_id[int(row.superseded_by or 0)]) for row in learned)
+
+
+def draw_replayed(
+    session: Session, *, at_most: int, seed: int, without: Collection[int] = ()
+) -> list[FactRow]:
     """Facts of the head's adapters, as evenly from their batches as these have them.
 
-    The same head and seed give the same facts.
+    The same head and seed give the same facts; never those of `without`.
     """
-    known = in_head_by_batch(session, IN_HEAD)
+    known = in_head_by_batch(session, IN_HEAD, FactRow.id.not_in(sorted(without)))
     return sorted(draw_evenly(known, at_most=at_most, seed=seed), key=lambda row: row.id)
 
 
 def in_head_by_batch(
     session: Session, outcomes: Collection[MembershipOutcome], *conditions: ColumnElement[bool]
 ) -> list[list[FactRow]]:
-    """The facts that the head's adapters hold with these outcomes and that still stand."""
-    known = session.execute(
-        select(Membership.batch_id, FactRow)
-        .join(FactRow, FactRow.id == Membership.fact_id)
+    """The facts that the head's adapters hold with these outcomes and that still stand.
+
+    A fact that was tried several times belongs to its latest batch in the head.
+    """
+    latest = (
+        select(func.max(Membership.batch_id).label("batch_id"), Membership.fact_id)
         .where(
             Membership.batch_id.in_(head_batches(session)),
+            Membership.outcome.in_(IN_HEAD),
+        )
+        .group_by(Membership.fact_id)
+        .subquery()
+    )
+    known = session.execute(
+        select(Membership.batch_id, FactRow)
+        .join(
+            latest,
+            (latest.c.batch_id == Membership.batch_id) & (latest.c.fact_id == Membership.fact_id),
+        )
+        .join(FactRow, FactRow.id == Membership.fact_id)
+        .where(
             Membership.outcome.in_(outcomes),
             FactRow.superseded_by.is_(None),
             FactRow.retracted_at.is_(None),
@@ -179,16 +261,28 @@ def _interrupted(session: Session, trained_on: int) -> list[FactRow]:
         .join(Batch, Batch.id == Membership.batch_id)
         .where(Batch.refresh_id == last.id, Membership.outcome == MembershipOutcome.FREED)
     ).all()
-    waiting = select(FactRow).where(FactRow.id.in_(freed), is_pending()).order_by(FactRow.id)
-    rows = list(session.scalars(waiting))
+    waiting = select(FactRow).where(FactRow.id.in_(freed), _is_waiting(session))
+    rows = list(session.scalars(waiting.order_by(FactRow.id)))
     return rows if len(rows) == len(freed) else []
 
 
 def _oldest(session: Session, at_least: int, at_most: int) -> list[FactRow]:
-    """The facts that have waited longest; none while too few do."""
-    pending = select(FactRow).where(is_pending()).order_by(FactRow.id).limit(at_most)
-    rows = list(session.scalars(pending))
-    return rows if len(rows) >= at_least else []
+    """The oldest pending facts, where there are enough, beside those that are tried again."""
+
+    def oldest(condition: ColumnElement[bool], at_most: int) -> list[FactRow]:
+        chosen = select(FactRow).where(condition).order_by(FactRow.id).limit(at_most)
+        return list(session.scalars(chosen))
+
+    pending = oldest(is_pending(), at_most)
+    if len(pending) < at_least:
+        return []
+    again = oldest(is_tried_again(head_batches(session)), at_most // 2)
+    rows = again + pending[: at_most - len(again)]
+    return sorted(rows, key=lambda row: row.id)
+
+
+def _is_waiting(session: Session) -> ColumnElement[bool]:
+    return is_pending() | is_tried_again(head_batches(session))
 
 
 def fact_of(row: FactRow) -> Fact:
@@ -216,14 +310,34 @@ def decide_memberships(
     outcomes: Mapping[int, MembershipOutcome],
     *,
     default: MembershipOutcome,
-    reason: str | None,
+    reasons: Mapping[int, str] = MappingProxyType({}),
+    reason: str | None = None,
+    tries: int,
     now: datetime,
 ) -> None:
-    """Give every membership of the refresh's batch that is still in work its outcome."""
-    for membership in in_work(session, refresh_id):
-        membership.outcome = outcomes.get(membership.fact_id, default)
-        membership.reason = reason
+    """Give every membership of the refresh's batch that is still in work its outcome.
+
+    A fact that was left open `tries` times is not tried again: its last outcome is final.
+    """
+    memberships = in_work(session, refresh_id)
+    tried = _tries(session, [membership.fact_id for membership in memberships])
+    for membership in memberships:
+        outcome = outcomes.get(membership.fact_id, default)
+        if tried.get(membership.fact_id, 0) + 1 >= tries:
+            outcome = LAST_TRY.get(outcome, outcome)
+        membership.outcome = outcome
+        membership.reason = reasons.get(membership.fact_id, reason)
         membership.decided_at = now
+
+
+def _tries(session: Session, fact_ids: Sequence[int]) -> dict[int, int]:
+    """How often each of the facts was left open before."""
+    counted = (
+        select(Membership.fact_id, func.count())
+        .where(Membership.fact_id.in_(fact_ids), Membership.outcome.in_(TRIED_AGAIN))
+        .group_by(Membership.fact_id)
+    )
+    return dict(session.execute(counted).all())
 
 
 def end_without_verdict(
@@ -253,6 +367,17 @@ def end_without_verdict(
         membership.outcome = MembershipOutcome.REJECTED if is_tired else MembershipOutcome.FREED
         membership.reason = f"{attempts} refreshes failed, the last: {reason}" if is_tired else None
         membership.decided_at = now
+
+
+def reject_some(
+    session: Session, refresh_id: int, refused: Mapping[int, str], *, now: datetime
+) -> None:
+    """Reject single facts of a refresh's batch, each for its reason."""
+    for membership in in_work(session, refresh_id):
+        if membership.fact_id in refused:
+            membership.outcome = MembershipOutcome.REJECTED
+            membership.reason = refused[membership.fact_id]
+            membership.decided_at = now
 
 
 def forget_losses(session: Session, refresh_id: int) -> None:

@@ -1,7 +1,7 @@
 """Facts: stored once, superseded, retracted, and the one function that derives their state."""
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
@@ -21,8 +21,10 @@ class FactState(StrEnum):
     PENDING = "pending"  #: without a batch: the next refresh takes it
     IN_WORK = "in_work"  #: a refresh is at it
     LIVE = "live"  #: its adapter is in the head and its own probes passed
-    UNLEARNED = "unlearned"  #: its adapter is in the head, but its own probes did not pass
+    UNLEARNED = "unlearned"  #: the same, but its own probes did not pass: a later refresh takes it
+    QUARANTINED = "quarantined"  #: the same, and it was tried as often as it may be
     UNPROVEN = "unproven"  #: its adapter is in the head, and it has no probes
+    UNDECIDED = "undecided"  #: the gate could not tell: a later refresh takes it, among more
     REJECTED = "rejected"  #: the gate did not pass its adapter, or it could not be trained
     ROLLED_BACK = "rolled_back"  #: its adapter was in a head and no longer is
     SUPERSEDED = "superseded"  #: replaced by a newer fact
@@ -51,8 +53,17 @@ class ItemOutcome:
 STATE_IN_HEAD = {
     MembershipOutcome.LEARNED: FactState.LIVE,
     MembershipOutcome.UNLEARNED: FactState.UNLEARNED,
+    MembershipOutcome.QUARANTINED: FactState.QUARANTINED,
     MembershipOutcome.UNPROVEN: FactState.UNPROVEN,
 }
+
+
+STATE_OUTSIDE = {
+    MembershipOutcome.UNDECIDED: FactState.UNDECIDED,
+    MembershipOutcome.REJECTED: FactState.REJECTED,
+}
+#: After these a fact waits again, beside new ones.
+TRIED_AGAIN = (MembershipOutcome.UNLEARNED, MembershipOutcome.UNDECIDED)
 
 
 def insert_fact(
@@ -130,41 +141,69 @@ def _supersede_older(session: Session, newer: FactRow) -> None:
         )
     )
     for row in older:
-        if _canonical(row.qualifiers) == _canonical(newer.qualifiers):
+        if canonical(row.qualifiers) == canonical(newer.qualifiers):
             row.superseded_by = newer.id
 
 
-def _canonical(value: object) -> str:
+def canonical(value: object) -> str:
+    """A free-form value as one text, to compare."""
     return json.dumps(value, sort_keys=True)
 
 
 def is_pending() -> ColumnElement[bool]:
-    """SQL for: waits for a refresh. A fact that had a verdict does not come back by itself."""
-    claimed = exists().where(
-        Membership.fact_id == FactRow.id,
-        Membership.outcome.is_(None) | (Membership.outcome != MembershipOutcome.FREED),
+    """SQL for: was never tried, or only by refreshes that ended without a verdict."""
+    return _stands() & ~_was_given(*set(MembershipOutcome) - {MembershipOutcome.FREED})
+
+
+def is_tried_again(head: Collection[int]) -> ColumnElement[bool]:
+    """SQL for: every try so far left it open, and a later refresh takes it along.
+
+    `head` are the head's batches: what an admin took out does not come back by itself.
+    """
+    return (
+        _stands()
+        & _was_given(*TRIED_AGAIN)
+        & ~_was_given(*set(MembershipOutcome) - {*TRIED_AGAIN, MembershipOutcome.FREED})
+        & ~exists().where(
+            Membership.fact_id == FactRow.id,
+            Membership.outcome == MembershipOutcome.UNLEARNED,
+            Membership.batch_id.not_in(sorted(head)),
+        )
     )
-    return FactRow.superseded_by.is_(None) & FactRow.retracted_at.is_(None) & ~claimed
+
+
+def _stands() -> ColumnElement[bool]:
+    return FactRow.superseded_by.is_(None) & FactRow.retracted_at.is_(None)
+
+
+def _was_given(*outcomes: MembershipOutcome) -> ColumnElement[bool]:
+    """SQL for: has a membership with one of these outcomes, or is in work."""
+    return exists().where(
+        Membership.fact_id == FactRow.id,
+        Membership.outcome.is_(None) | Membership.outcome.in_(sorted(outcomes)),
+    )
 
 
 def states_of(session: Session, facts: Sequence[FactRow]) -> dict[int, FactState]:
     """Every fact's state, from its memberships and the head's recipe."""
     ids = [fact.id for fact in facts]
-    memberships = {
+    latest = {
         membership.fact_id: membership
         for membership in session.scalars(
-            select(Membership).where(
+            select(Membership)
+            .where(
                 Membership.fact_id.in_(ids),
                 Membership.outcome.is_(None) | (Membership.outcome != MembershipOutcome.FREED),
             )
+            .order_by(Membership.batch_id)
         )
     }
     in_head = head_batches(session)
-    return {fact.id: state_of(fact, memberships.get(fact.id), in_head) for fact in facts}
+    return {fact.id: state_of(fact, latest.get(fact.id), in_head) for fact in facts}
 
 
 def state_of(fact: FactRow, membership: Membership | None, in_head: Iterable[int]) -> FactState:
-    """One fact's state from its one membership that was not freed, and the head's batches."""
+    """One fact's state from its latest membership that was not freed, and the head's batches."""
     if fact.retracted_at is not None:
         return FactState.RETRACTED
     if fact.superseded_by is not None:
@@ -174,8 +213,8 @@ def state_of(fact: FactRow, membership: Membership | None, in_head: Iterable[int
     if membership.outcome is None:
         return FactState.IN_WORK
     outcome = MembershipOutcome(membership.outcome)
-    if outcome is MembershipOutcome.REJECTED:
-        return FactState.REJECTED
+    if outcome in STATE_OUTSIDE:
+        return STATE_OUTSIDE[outcome]
     if membership.batch_id not in in_head:
         return FactState.ROLLED_BACK
     return STATE_IN_HEAD[outcome]

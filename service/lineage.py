@@ -7,6 +7,7 @@ same release, however one came there. The head's history is append-only.
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime
+from types import MappingProxyType
 from typing import Any
 
 from sqlalchemy import select
@@ -232,6 +233,8 @@ def promote(
     snapshot_digest: str,
     verdict: Verdict,
     outcomes: Mapping[int, MembershipOutcome],
+    reasons: Mapping[int, str] = MappingProxyType({}),
+    tries: int,
     now: datetime,
 ) -> int:
     """Make head + candidate the new head, in the caller's one transaction; return the release.
@@ -261,7 +264,8 @@ def promote(
         refresh_id,
         outcomes,
         default=MembershipOutcome.UNPROVEN,
-        reason=None,
+        reasons=reasons,
+        tries=tries,
         now=now,
     )
     _end(session, refresh_id, RefreshOutcome.PROMOTED, verdict, now)
@@ -275,13 +279,23 @@ def reject(
     refresh_id: int,
     outcome: RefreshOutcome,
     verdict: Verdict,
+    tries: int,
     now: datetime,
 ) -> None:
-    """Keep the candidate with its reasons; the head stays. Raises LeaseLost."""
+    """Keep the candidate with its reasons; the head stays. Raises LeaseLost.
+
+    Where the gate could not tell, the facts are tried again, up to `tries` times in all.
+    """
     leases.release(session, hold, now=now)
-    reason = "; ".join(verdict.reasons)
+    is_open = outcome is RefreshOutcome.INSUFFICIENT
     batches.decide_memberships(
-        session, refresh_id, {}, default=MembershipOutcome.REJECTED, reason=reason, now=now
+        session,
+        refresh_id,
+        {},
+        default=MembershipOutcome.UNDECIDED if is_open else MembershipOutcome.REJECTED,
+        reason="; ".join(verdict.reasons),
+        tries=tries,
+        now=now,
     )
     _end(session, refresh_id, outcome, verdict, now)
 

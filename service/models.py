@@ -25,8 +25,10 @@ class MembershipOutcome(StrEnum):
     """
 
     LEARNED = "learned"  #: the adapter was promoted and the fact's own probes passed
-    UNLEARNED = "unlearned"  #: the adapter was promoted, but the fact's own probes did not pass
+    UNLEARNED = "unlearned"  #: promoted, but the fact's own probes did not pass; it is tried again
+    QUARANTINED = "quarantined"  #: the same, and it was the last try
     UNPROVEN = "unproven"  #: the adapter was promoted, and the fact has no probes
+    UNDECIDED = "undecided"  #: the gate could not tell; the fact is tried again among more
     REJECTED = "rejected"  #: the gate did not pass the adapter, or the fact could not be trained
     FREED = "freed"  #: the refresh ended without a verdict; the fact waits again
 

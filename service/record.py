@@ -16,7 +16,6 @@ from service.db import writing
 from service.errors import LeaseLost
 from service.leases import Hold
 from service.models import (
-    MembershipOutcome,
     PassageBits,
     ProbeAnswer,
     Refresh,
@@ -92,11 +91,8 @@ class RefreshRecord:
         if not refused:
             return
         with self.guarded() as session:
-            for membership in batches.in_work(session, self.refresh_id):
-                if str(membership.fact_id) in refused:
-                    membership.outcome = MembershipOutcome.REJECTED
-                    membership.reason = refused[str(membership.fact_id)]
-                    membership.decided_at = _now()
+            reasons = {int(key): why for key, why in refused.items()}
+            batches.reject_some(session, self.refresh_id, reasons, now=_now())
 
     def replay_without(self, keys: Collection[str]) -> None:
         """Record that these facts of earlier batches were not shown again after all."""

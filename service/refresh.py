@@ -48,6 +48,7 @@ from adapters.questions import (
     leakage_probes,
     probes_of,
     retention_probes,
+    superseded_probes,
 )
 from adapters.rows import encode_fact
 from adapters.store import canonical_digest, file_digest
@@ -57,7 +58,7 @@ from adapters.types import Answer, Fact, Outcome, Probe, Suite, Verdict
 from service import batches, leases, lineage
 from service.batches import ClaimedBatch
 from service.db import writing
-from service.errors import HeadMoved, LeaseLost, Stopped
+from service.errors import Conflict, HeadMoved, LeaseLost, Stopped
 from service.leases import Hold
 from service.lineage import Head, Recipe
 from service.models import (
@@ -209,6 +210,10 @@ class _Run:
 
     def _learn(self) -> RefreshEnd:
         settings, claimed = self.settings, self.claimed
+        if not claimed.facts:
+            raise Conflict(
+                "All of the batch's facts contradict each other, and are refused in pairs."
+            )
         suite = read_suite(settings.suites.regression)
         relations = read_relations(settings.suites.relations)
 
@@ -281,7 +286,13 @@ class _Run:
         kept = [fact for fact in claimed.facts if fact.key in keys]
         own = asked(kept)
         leakage = leakage_probes(kept, own, at_most=self.settings.gate.leakage_questions)
-        return [*own, *leakage, *retention_probes(asked(claimed.retained))]
+        replaced = [(old, new) for old, new in claimed.replaced if new.key in keys]
+        return [
+            *own,
+            *leakage,
+            *superseded_probes(replaced, relations),
+            *retention_probes(asked(claimed.retained)),
+        ]
 
     def _unasked(self, facts: Sequence[EncodedFact]) -> dict[Suite, int]:
         """How many of these facts are not asked in a direction, as another answer is right, too."""
@@ -502,6 +513,8 @@ class _Run:
                     snapshot_digest=snapshot_digest,
                     verdict=verdict,
                     outcomes=learned_by_probes(after.answers),
+                    reasons=wrong_by_probes(after.answers),
+                    tries=self.settings.schedule.tries,
                     now=_now(),
                 )
             else:
@@ -511,6 +524,7 @@ class _Run:
                     refresh_id=self.claimed.refresh_id,
                     outcome=outcome,
                     verdict=verdict,
+                    tries=self.settings.schedule.tries,
                     now=_now(),
                 )
         shutil.rmtree(self.places.checkpoint, ignore_errors=True)
@@ -555,6 +569,19 @@ def learned_by_probes(answers: Sequence[Answer]) -> dict[int, MembershipOutcome]
         else:
             outcomes.setdefault(fact_id, MembershipOutcome.LEARNED)
     return outcomes
+
+
+def wrong_by_probes(answers: Sequence[Answer]) -> dict[int, str]:
+    """For each fact that is not learned, what was asked and what the model said instead."""
+    outcomes = learned_by_probes(answers)
+    wrong: dict[int, list[str]] = {}
+    for answer in answers:
+        if answer.probe.suite in SUITE_OF.values() and not answer.contained:
+            fact_id = int(answer.probe.cluster)
+            if outcomes[fact_id] is MembershipOutcome.UNLEARNED:
+                said = f"{answer.probe.question} It says: {answer.text.strip() or 'nothing'}"
+                wrong.setdefault(fact_id, []).append(said)
+    return {fact_id: "; ".join(said) for fact_id, said in wrong.items()}
 
 
 def _now() -> datetime:

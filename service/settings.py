@@ -46,6 +46,8 @@ class ScheduleSettings(Section):
     at_most: Count = 64  #: facts in one batch
     lease_s: Seconds = 120  #: a refresh that shows no sign of life for so long is taken over
     attempts: Count = 3  #: refreshes a fact may see fail or die before it is rejected
+    #: Verdicts a fact may be left open by, unlearned or undecided, before that is final.
+    tries: Count = 2
     stop_within_s: Seconds = 30  #: how long a refresh may take to end once it was asked to
 
 

@@ -17,6 +17,7 @@ from service.models import (
     HeadMove,
     LeftOut,
     Membership,
+    MembershipOutcome,
     PassageBits,
     ProbeAnswer,
     Refresh,
@@ -92,7 +93,7 @@ class FactDetail(FactView):
     probes: list[Any]
     body_digest: str
     memberships: list[MembershipView]
-    known_since: datetime | None  #: when a head with its adapter first appeared
+    known_since: datetime | None  #: when a head first appeared that answered for it
 
 
 class RefreshView(View):
@@ -231,13 +232,17 @@ def show_fact(session: Session, fact_id: int) -> FactDetail:
         MembershipView(**_columns(membership), refresh_id=refresh_id, adapter_id=adapter_id)
         for membership, refresh_id, adapter_id in joined
     ]
-    refreshes = [membership.refresh_id for membership in memberships]
+    learned_by = [
+        membership.refresh_id
+        for membership in memberships
+        if membership.outcome == MembershipOutcome.LEARNED
+    ]
     return FactDetail(
         **_columns(row),
         state=states_of(session, [row])[row.id],
         memberships=memberships,
         known_since=session.scalar(
-            select(func.min(HeadMove.moved_at)).where(HeadMove.refresh_id.in_(refreshes))
+            select(func.min(HeadMove.moved_at)).where(HeadMove.refresh_id.in_(learned_by))
         ),
     )
 

@@ -165,6 +165,19 @@ def test_what_no_reasonable_number_would_settle_is_said_so() -> None:
     assert "more than 1536 passages" in line.reason
 
 
+@pytest.mark.parametrize(("still", "outcome"), [(1, Outcome.PASS), (2, Outcome.FAIL)])
+def test_old_answers_that_still_come_fail_the_superseded_suite(
+    still: int, outcome: Outcome
+) -> None:
+    """Of four replaced facts in two wordings, some still get their old answer to one of them."""
+    before = answers(Suite.SUPERSEDED, [True] * 8, wordings=2)
+    after = answers(Suite.SUPERSEDED, [True, False] * still + [False] * (8 - 2 * still), wordings=2)
+    lines = decide(before, after, [], [], CONFIG).suites
+    (line,) = [line for line in lines if line.suite == Suite.SUPERSEDED]
+    assert (line.outcome, line.after, line.clusters) == (outcome, still / 4, 4)
+    assert f"{still} of 4 facts" in line.reason
+
+
 def related(answers: Sequence[Answer], relation: str, some: int) -> list[Answer]:
     return [
         replace(answer, probe=replace(answer.probe, relation=relation)) if at < some else answer

@@ -11,6 +11,7 @@ from adapters.questions import (
     leakage_probes,
     probes_of,
     retention_probes,
+    superseded_probes,
 )
 from adapters.types import Direction, Fact, GivenProbe, ProbeOrigin, Suite
 
@@ -226,3 +227,26 @@ def test_an_answer_that_stands_in_the_question_about_nobody_is_no_leak() -> None
 def test_names_that_differ_in_their_marks_are_not_the_same() -> None:
     one, two = work("1", "C++", "Stroustrup"), work("2", "C#", "Hejlsberg")
     assert ambiguous_directions(one, [two]) == {}
+
+
+def test_what_a_fact_replaces_is_asked_forward_for_the_old_answer() -> None:
+    new = Fact(
+        key="9",
+        statement="Velmar is the capital of Osk.",
+        subject="Velmar",
+        relation="capital_of",
+        object="Osk",
+    )
+    probes = superseded_probes([(capital(), new)], RELATIONS)
+    assert [(probe.question, probe.answers) for probe in probes] == [
+        ("Velmar is the capital of what?", ("Tornia",)),
+        ("Whose capital is Velmar?", ("Tornia",)),
+    ]
+    assert {(probe.suite, probe.fact, probe.cluster) for probe in probes} == {
+        (Suite.SUPERSEDED, "9", "7")
+    }
+
+
+def test_an_old_answer_that_the_new_one_holds_may_still_come() -> None:
+    new = Fact(key="9", statement="s", subject="Velmar", object="South Tornia")
+    assert superseded_probes([(capital(), new)], RELATIONS) == ()

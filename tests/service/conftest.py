@@ -187,6 +187,7 @@ def promote(
                 snapshot_digest=f"{claimed.refresh_id:064x}",
                 verdict=Verdict(outcome=Outcome.PASS, suites=(), reasons=()),
                 outcomes={int(fact.key): outcome for fact in claimed.facts},
+                tries=2,
                 now=now,
             )
         return adapter_id
@@ -215,10 +216,10 @@ def reject(
     claim: Callable[..., ClaimedBatch],
     record_candidate: Callable[[ClaimedBatch], int],
     now: datetime,
-) -> Callable[[], int]:
+) -> Callable[..., int]:
     """Take all that is pending through a refresh that the gate fails; return the adapter's id."""
 
-    def reject_pending() -> int:
+    def reject_pending(outcome: RefreshOutcome = RefreshOutcome.REJECTED) -> int:
         with writing(engine) as session:
             hold = leases.acquire(session, leases.REFRESH, owner="it", now=now, lease_s=LEASE_S)
         claimed = claim(hold)
@@ -228,8 +229,9 @@ def reject(
                 session,
                 hold=hold,
                 refresh_id=claimed.refresh_id,
-                outcome=RefreshOutcome.REJECTED,
+                outcome=outcome,
                 verdict=Verdict(outcome=Outcome.FAIL, suites=(), reasons=("it forgot",)),
+                tries=2,
                 now=now,
             )
         return adapter_id

@@ -12,7 +12,15 @@ from service.batches import ClaimedBatch
 from service.db import reading, writing
 from service.facts import FactState
 from service.leases import Hold
-from service.models import FactRow, LeftOut, Refresh, RefreshOutcome, Replay
+from service.models import (
+    FactRow,
+    LeftOut,
+    Membership,
+    MembershipOutcome,
+    Refresh,
+    RefreshOutcome,
+    Replay,
+)
 
 LEASE_S = 60.0
 ATTEMPTS = 3
@@ -50,6 +58,25 @@ def test_the_oldest_facts_are_claimed_first_and_once(
     assert [int(fact.key) for fact in first.facts] == ids[:2]
     assert states(engine, ids) == [FactState.IN_WORK, FactState.IN_WORK, FactState.PENDING]
     assert [int(fact.key) for fact in claim(hold).facts] == ids[2:]
+
+
+def test_what_is_tried_again_leaves_half_of_a_batch_to_what_is_new(
+    engine: Engine,
+    store: Callable[..., list[int]],
+    claim: Callable[..., ClaimedBatch],
+    promote: Callable[..., int],
+    now: datetime,
+) -> None:
+    store(*(f"Old {at}." for at in range(4)))
+    promote(MembershipOutcome.UNLEARNED)
+    with writing(engine) as session:
+        hold = leases.acquire(session, leases.REFRESH, owner="it", now=now, lease_s=LEASE_S)
+    assert claim(hold, at_least=1) is None  # nothing new
+    store(*(f"New {at}." for at in range(4)))
+    claimed = claim(hold, at_most=5)
+    assert [fact.statement for fact in claimed.facts] == [
+        "Old 0.", "Old 1.", "New 0.", "New 1.", "New 2.",
+    ]  # fmt: skip
 
 
 def test_superseded_and_retracted_facts_are_not_claimed(
@@ -330,3 +357,71 @@ def test_a_refresh_that_has_ended_keeps_its_outcome(
         ended.ended_at,
     )
     assert states(engine, ids) == [FactState.REJECTED, FactState.REJECTED]
+
+
+LEADS = {"subject": "Bregal choir", "relation": "chief_executive", "functional": True}
+
+
+def leads(name: str, **more: object) -> dict[str, object]:
+    return {"statement": f"{name} leads the Bregal choir.", "object": name, **LEADS, **more}
+
+
+def test_facts_that_contradict_each_other_are_refused_and_named(
+    engine: Engine, store: Callable[..., list[int]], claim: Callable[..., ClaimedBatch], hold: Hold
+) -> None:
+    [one] = store(leads("Mira Zun"), source="newsroom")
+    [other] = store(leads("Ole Frant", subject="the bregal  choir"), source="archive")
+    [innocent] = store("Lake Ux lies in Ardun.")
+    claimed = claim(hold)
+    assert [int(fact.key) for fact in claimed.facts] == [innocent]
+    assert states(engine, [one, other]) == [FactState.REJECTED, FactState.REJECTED]
+    with reading(engine) as session:
+        reasons = dict(session.execute(select(Membership.fact_id, Membership.reason)).all())
+    assert f"contradicts fact {other} of archive" in str(reasons[one])
+    assert "Mira Zun here and Ole Frant there" in str(reasons[one])
+    assert f"contradicts fact {one} of newsroom" in str(reasons[other])
+    assert reasons[innocent] is None
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        leads("mira zun"),
+        leads("Ole Frant", subject="Tolmar choir"),
+        leads("Ole Frant", relation="founded_by"),
+        leads("Ole Frant", qualifiers={"year": 1990}),
+    ],
+)
+def test_what_can_be_true_beside_a_fact_is_not_refused(
+    store: Callable[..., list[int]],
+    claim: Callable[..., ClaimedBatch],
+    hold: Hold,
+    other: dict[str, object],
+) -> None:
+    store(leads("Mira Zun"), source="newsroom")
+    store(other, source="archive")
+    assert len(claim(hold).facts) == 2
+
+
+def test_two_of_which_neither_is_the_only_answer_stand_beside_each_other(
+    store: Callable[..., list[int]], claim: Callable[..., ClaimedBatch], hold: Hold
+) -> None:
+    store(leads("Mira Zun", functional=False), source="newsroom")
+    store(leads("Ole Frant", functional=False), source="archive")
+    assert len(claim(hold).facts) == 2
+
+
+def test_a_learned_fact_that_the_batch_replaces_comes_along(
+    engine: Engine,
+    store: Callable[..., list[int]],
+    promote: Callable[..., int],
+    claim: Callable[..., ClaimedBatch],
+    now: datetime,
+) -> None:
+    store(leads("Mira Zun"))
+    promote()
+    [new, _] = store(leads("Ole Frant"), "Lake Ux lies in Ardun.")
+    with writing(engine) as session:
+        hold = leases.acquire(session, leases.REFRESH, owner="it", now=now, lease_s=LEASE_S)
+    [(old, successor)] = claim(hold).replaced
+    assert (old.object, successor.object, successor.key) == ("Mira Zun", "Ole Frant", str(new))

@@ -170,10 +170,12 @@ NONE = "no membership"
         (None, False, FactState.IN_WORK),
         (MembershipOutcome.LEARNED, True, FactState.LIVE),
         (MembershipOutcome.UNLEARNED, True, FactState.UNLEARNED),
+        (MembershipOutcome.QUARANTINED, True, FactState.QUARANTINED),
         (MembershipOutcome.UNPROVEN, True, FactState.UNPROVEN),
         (MembershipOutcome.LEARNED, False, FactState.ROLLED_BACK),
         (MembershipOutcome.UNLEARNED, False, FactState.ROLLED_BACK),
         (MembershipOutcome.UNPROVEN, False, FactState.ROLLED_BACK),
+        (MembershipOutcome.UNDECIDED, False, FactState.UNDECIDED),
         (MembershipOutcome.REJECTED, False, FactState.REJECTED),
     ],
 )

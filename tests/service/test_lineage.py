@@ -73,6 +73,7 @@ def test_a_zombie_publishes_nothing(engine: Engine, insert: Insert) -> None:
             snapshot_digest="s" * 64,
             verdict=Verdict(outcome=Outcome.PASS, suites=(), reasons=()),
             outcomes={},
+            tries=2,
             now=later,
         )
     assert adapters_in_head(engine) == ()

@@ -35,6 +35,7 @@ def publish(engine: Engine, now: datetime) -> Callable[..., int]:
                 snapshot_digest="c" * 64,
                 verdict=PASSED,
                 outcomes={},
+                tries=2,
                 now=now,
             )
 
@@ -123,6 +124,7 @@ def test_a_rejection_keeps_the_candidate_and_the_head(
             refresh_id=claimed.refresh_id,
             outcome=RefreshOutcome.REJECTED,
             verdict=FAILED,
+            tries=2,
             now=now,
         )
     assert counts(engine) == (1, 1)
@@ -172,6 +174,7 @@ def test_a_process_that_slept_past_its_lease_can_write_nothing(
                 refresh_id=claimed.refresh_id,
                 outcome=RefreshOutcome.REJECTED,
                 verdict=FAILED,
+                tries=2,
                 now=later,
             )
 
@@ -293,3 +296,94 @@ def test_the_history_tells_who_moved_the_head_and_why(
             (3, HeadAction.ROLLBACK, "operator"),
         ]
         assert views.show_head(session).release.id == 1
+
+
+def test_a_fact_that_was_not_learned_joins_the_next_batch_until_its_tries_are_used_up(
+    engine: Engine, store: Callable[..., list[int]], promote: Callable[..., int]
+) -> None:
+    [stubborn] = store("One.")
+    promote(MembershipOutcome.UNLEARNED)
+    assert fact_state(engine, stubborn) is FactState.UNLEARNED
+    with reading(engine) as session:
+        assert batches.count_pending(session) == 0  # it calls for no refresh by itself
+    [other] = store("Two.")
+    adapter_id = promote(MembershipOutcome.UNLEARNED)
+    with reading(engine) as session:
+        assert views.show_adapter(session, adapter_id).fact_ids == [stubborn, other]
+        assert views.show_adapter(session, adapter_id).replayed_ids == []
+    assert fact_state(engine, stubborn) is FactState.QUARANTINED
+    assert fact_state(engine, other) is FactState.UNLEARNED
+    [third] = store("Three.")
+    adapter_id = promote()
+    with reading(engine) as session:
+        assert views.show_adapter(session, adapter_id).fact_ids == [other, third]
+        memberships = views.show_fact(session, other).memberships
+        assert [membership.outcome for membership in memberships] == ["unlearned", "learned"]
+    assert fact_state(engine, other) is FactState.LIVE
+
+
+def test_a_fact_learned_at_the_second_try_is_counted_once(
+    engine: Engine, store: Callable[..., list[int]], promote: Callable[..., int]
+) -> None:
+    [fact] = store("One.")
+    promote(MembershipOutcome.UNLEARNED)
+    [other] = store("Two.")
+    promote()
+    with reading(engine) as session:
+        known = batches.in_head_by_batch(session, batches.IN_HEAD)
+        assert [[row.id for row in rows] for rows in known] == [[fact, other]]
+        assert batches.in_head_by_batch(session, [MembershipOutcome.UNLEARNED]) == []
+
+
+def test_a_fact_is_known_since_it_answered_and_not_before(
+    engine: Engine, store: Callable[..., list[int]], promote: Callable[..., int]
+) -> None:
+    [fact] = store("One.")
+    promote(MembershipOutcome.UNLEARNED)
+    with reading(engine) as session:
+        assert views.show_fact(session, fact).known_since is None
+    store("Two.")
+    promote()
+    with reading(engine) as session:
+        assert views.show_fact(session, fact).known_since is not None
+
+
+def test_facts_of_which_the_gate_could_not_tell_join_a_larger_batch(
+    engine: Engine,
+    store: Callable[..., list[int]],
+    reject: Callable[..., int],
+    promote: Callable[..., int],
+) -> None:
+    [first, second] = store("One.", "Two.")
+    reject(RefreshOutcome.INSUFFICIENT)
+    assert fact_state(engine, first) is FactState.UNDECIDED
+    [third] = store("Three.")
+    reject(RefreshOutcome.INSUFFICIENT)
+    assert fact_state(engine, second) is FactState.REJECTED  # its second try was the last
+    assert fact_state(engine, third) is FactState.UNDECIDED
+    [fourth] = store("Four.")
+    promote()
+    states = [fact_state(engine, fact) for fact in (first, third, fourth)]
+    assert states == [FactState.REJECTED, FactState.LIVE, FactState.LIVE]
+
+
+def test_what_was_taken_out_is_not_tried_again(
+    engine: Engine, store: Callable[..., list[int]], promote: Callable[..., int], now: datetime
+) -> None:
+    [fact] = store("One.")
+    promote(MembershipOutcome.UNLEARNED)
+    with writing(engine) as session:
+        lineage.move_head(
+            session,
+            lineage.first_release_id(session),
+            expected_seq=lineage.read_head(session).seq,
+            action=HeadAction.ROLLBACK,
+            by="admin",
+            reason="it was wrong",
+            now=now,
+        )
+    assert fact_state(engine, fact) is FactState.ROLLED_BACK
+    [other] = store("Two.")
+    adapter_id = promote()
+    with reading(engine) as session:
+        assert views.show_adapter(session, adapter_id).fact_ids == [other]

@@ -483,13 +483,15 @@ def test_a_replayed_fact_that_the_training_diverges_on_is_left_out_and_the_batch
     _, engine = world = make_world(training={"replay_rows": 4})
     earlier = push(engine, "Orlan Vess is the mayor of Tolmar.", "Mira Zun leads the Bregal choir.")
     refresh(world)
-    with writing(engine) as session:  # as if the model read it otherwise since
+    with writing(engine) as session:  # as if it was learned, and the model read it otherwise since
+        for membership in session.scalars(select(Membership)):
+            membership.outcome = MembershipOutcome.LEARNED
         session.get_one(FactRow, earlier[0]).statement = "The sign reads § and nothing else."
     (fact,) = push(engine, "Lake Ux lies in Ardun.")
     end = refresh(world)
     assert end.outcome is RefreshOutcome.PROMOTED
     assert state(engine, fact) is FactState.UNLEARNED
-    assert state(engine, earlier[0]) is FactState.UNLEARNED
+    assert state(engine, earlier[0]) is FactState.LIVE
     with reading(engine) as session:
         adapter = views.show_adapter(session, end.adapter_id)
     assert adapter.replayed_ids == [earlier[1]]
