@@ -163,6 +163,8 @@ class GateConfig(Section):
     base_margin: Fraction = 0.1
     #: The same among the general questions about the batch's own relations.
     neighbour_margin: Fraction = 0.1
+    #: Whether one fact that was not learned keeps its whole batch out; else it is tried again.
+    every_fact: bool = False
     #: The largest true share of questions about names that do not exist, newly answered with what
     #: was learned; None does without the suite.
     leakage_margin: Fraction | None = 0.15

@@ -34,6 +34,7 @@ from adapters.types import Answer, Outcome, PassageScore, Suite, SuiteVerdict, V
 
 BITS_SUITE = "bits per byte"
 BASE_SUITE = "regression since base"
+WHOLE_SUITE = "every fact"
 
 
 def decide(
@@ -72,6 +73,8 @@ def decide(
         for suite, floor in floors.items()
         if of(suite) or not unasked.get(suite) or not of(_other(suite))
     ]
+    if config.every_fact:
+        suites.append(judge_whole([second for _, second in pairs]))
     if config.leakage_margin is not None:
         suites.append(judge_leakage(of(Suite.LEAKAGE), config.leakage_margin, config))
     if of(Suite.SUPERSEDED):
@@ -167,6 +170,40 @@ def judge_acquisition(
         interval=(low, high),
         margin=floor,
         reason=said,
+    )
+
+
+def learned_facts(answers: Sequence[Answer]) -> dict[str, bool]:
+    """Whether each fact answers at least half of its probes in each direction that was asked."""
+    marks: dict[tuple[str, Suite], list[bool]] = {}
+    for answer in answers:
+        if answer.probe.suite in (Suite.FORWARD, Suite.BACKWARD):
+            key = (answer.probe.cluster, answer.probe.suite)
+            marks.setdefault(key, []).append(answer.contained)
+    learned: dict[str, bool] = {}
+    for (fact, _), right in marks.items():
+        learned[fact] = learned.get(fact, True) and 2 * sum(right) >= len(right)
+    return learned
+
+
+def judge_whole(answers: Sequence[Answer]) -> SuiteVerdict:
+    """Whether each single fact that can be asked was learned, where the settings want all of it."""
+    learned = learned_facts(answers)
+    if not learned:
+        return _without_evidence(WHOLE_SUITE, 1.0, "no question was asked")
+    share = fmean(learned.values())
+    missing = ", ".join(fact for fact, is_learned in learned.items() if not is_learned)
+    return SuiteVerdict(
+        suite=WHOLE_SUITE,
+        outcome=Outcome.FAIL if missing else Outcome.PASS,
+        questions=len(learned),
+        clusters=len(learned),
+        before=None,
+        after=share,
+        difference=None,
+        interval=(share, share),
+        margin=1.0,
+        reason=f"not learned: {missing}" if missing else f"all {len(learned)} facts were learned",
     )
 
 

@@ -273,7 +273,8 @@ def ingest(
     results: list[ItemResult] = []
     for first in range(0, len(items), ITEMS_A_TRANSACTION):
         part = items[first : first + ITEMS_A_TRANSACTION]
-        results += _store(engine, [_check(item, settings) for item in part], caller, first=first)
+        checked = [_check(item, settings) for item in part]
+        results += _store(settings, engine, checked, caller, first=first)
     counts = [result.outcome for result in results]
     return IngestResult(
         stored=counts.count("stored"),
@@ -292,7 +293,12 @@ def _check(item: Any, settings: Settings) -> FactIn | list[ItemProblem]:
 
 
 def _store(
-    engine: Engine, checked: Sequence[FactIn | list[ItemProblem]], caller: Caller, *, first: int
+    settings: Settings,
+    engine: Engine,
+    checked: Sequence[FactIn | list[ItemProblem]],
+    caller: Caller,
+    *,
+    first: int,
 ) -> list[ItemResult]:
     """Store what was found good in one transaction; the indices count from `first`."""
     results = []
@@ -301,7 +307,12 @@ def _store(
         for index, fact in enumerate(checked, start=first):
             if isinstance(fact, FactIn):
                 outcome = facts.insert_fact(
-                    session, fact, source=caller.source, recorded_by=caller.key_id, now=now
+                    session,
+                    fact,
+                    source=caller.source,
+                    recorded_by=caller.key_id,
+                    held_reason=facts.reason_to_hold(fact, settings.facts),
+                    now=now,
                 )
                 results.append(_item_result(index, outcome))
             else:

@@ -13,7 +13,14 @@ from sqlalchemy.orm import Session
 from adapters.masking import random_for
 from adapters.questions import ambiguous_directions, plain_name
 from adapters.types import Direction, Fact, GivenProbe
-from service.facts import TRIED_AGAIN, canonical, head_batches, is_pending, is_tried_again
+from service.facts import (
+    TRIED_AGAIN,
+    canonical,
+    head_batches,
+    is_pending,
+    is_retained,
+    is_tried_again,
+)
 from service.leases import Hold
 from service.models import (
     Batch,
@@ -63,9 +70,10 @@ class ClaimedBatch:
     unasked: Mapping[str, Collection[Direction]] = field(default_factory=dict)
 
 
-def count_pending(session: Session) -> int:
+def count_pending(session: Session, *, at_most_of_source: int | None = None, now: datetime) -> int:
     """How many facts call for a refresh; those that are tried again only join one."""
-    return session.scalar(select(func.count()).select_from(FactRow).where(is_pending())) or 0
+    wanted = _is_pending_in_quota(at_most_of_source, now)
+    return session.scalar(select(func.count()).select_from(FactRow).where(wanted)) or 0
 
 
 def claim_batch(
@@ -75,6 +83,7 @@ def claim_batch(
     trained_on: int,
     at_least: int,
     at_most: int,
+    at_most_of_source: int | None = None,
     replay_at_most: int = 0,
     retain_at_most: int = 0,
     now: datetime,
@@ -85,7 +94,9 @@ def claim_batch(
     Facts that an earlier refresh left open join the pending ones, in up to half of the batch.
     The caller guards the transaction with its lease, so no two claim the same facts.
     """
-    rows = _interrupted(session, trained_on) or _oldest(session, at_least, at_most)
+    rows = _interrupted(session, trained_on, now) or _oldest(
+        session, at_least, at_most, at_most_of_source, now
+    )
     if not rows:
         return None
     refresh = Refresh(
@@ -108,14 +119,16 @@ def claim_batch(
     reject_some(session, refresh.id, refused, now=now)
     rows = [row for row in rows if row.id not in refused]
     ids = {row.id for row in rows}
-    replayed = draw_replayed(session, at_most=replay_at_most, seed=trained_on, without=ids)
+    replayed = draw_replayed(session, at_most=replay_at_most, seed=trained_on, without=ids, now=now)
     session.add_all(Replay(batch_id=batch.id, fact_id=row.id) for row in replayed)
-    learned = in_head_by_batch(session, [MembershipOutcome.LEARNED])
+    learned = in_head_by_batch(session, [MembershipOutcome.LEARNED], now=now)
     known = [row for group in learned for row in group]
     # a simple random sample, as the gate's bound takes it for (adapters.gate.judge_retention)
     retained = random_for("retention", trained_on).sample(known, min(retain_at_most, len(known)))
     facts = tuple(fact_of(row) for row in rows)
-    unasked = _record_ambiguous(session, batch.id, (*facts, *map(fact_of, retained)), facts)
+    unasked = _record_ambiguous(
+        session, batch.id, (*facts, *map(fact_of, retained)), facts, now=now
+    )
     return ClaimedBatch(
         refresh_id=refresh.id,
         batch_id=batch.id,
@@ -173,20 +186,23 @@ def _replaced(session: Session, batch: Sequence[Fact]) -> tuple[tuple[Fact, Fact
 
 
 def draw_replayed(
-    session: Session, *, at_most: int, seed: int, without: Collection[int] = ()
+    session: Session, *, at_most: int, seed: int, without: Collection[int] = (), now: datetime
 ) -> list[FactRow]:
     """Facts of the head's adapters, as evenly from their batches as these have them.
 
     The same head and seed give the same facts; never those of `without`.
     """
-    known = in_head_by_batch(session, IN_HEAD, FactRow.id.not_in(sorted(without)))
+    known = in_head_by_batch(session, IN_HEAD, FactRow.id.not_in(sorted(without)), now=now)
     return sorted(draw_evenly(known, at_most=at_most, seed=seed), key=lambda row: row.id)
 
 
 def in_head_by_batch(
-    session: Session, outcomes: Collection[MembershipOutcome], *conditions: ColumnElement[bool]
+    session: Session,
+    outcomes: Collection[MembershipOutcome],
+    *conditions: ColumnElement[bool],
+    now: datetime,
 ) -> list[list[FactRow]]:
-    """The facts that the head's adapters hold with these outcomes and that still stand.
+    """The facts that the head's adapters hold with these outcomes and that are to be retained.
 
     A fact that was tried several times belongs to its latest batch in the head.
     """
@@ -208,8 +224,7 @@ def in_head_by_batch(
         .join(FactRow, FactRow.id == Membership.fact_id)
         .where(
             Membership.outcome.in_(outcomes),
-            FactRow.superseded_by.is_(None),
-            FactRow.retracted_at.is_(None),
+            is_retained(now),
             *conditions,
         )
         .order_by(Membership.batch_id, FactRow.id)
@@ -221,11 +236,12 @@ def in_head_by_batch(
 
 
 def _record_ambiguous(
-    session: Session, batch_id: int, asked: Sequence[Fact], batch: Sequence[Fact]
+    session: Session, batch_id: int, asked: Sequence[Fact], batch: Sequence[Fact], *, now: datetime
 ) -> dict[str, list[Direction]]:
     """In which directions each fact has no single answer among the head's facts and the batch's."""
     relations = {fact.relation for fact in asked if fact.relation}
-    held = in_head_by_batch(session, IN_HEAD, FactRow.relation.in_(relations)) if relations else []
+    about = FactRow.relation.in_(sorted(relations))
+    held = in_head_by_batch(session, IN_HEAD, about, now=now) if relations else []
     others = {fact.key: fact for fact in batch}
     others |= {str(row.id): fact_of(row) for group in held for row in group}
     unasked: dict[str, list[Direction]] = {}
@@ -251,7 +267,7 @@ def draw_evenly(groups: Sequence[Sequence[T]], *, at_most: int, seed: int) -> li
     return list(islice(turns, at_most))
 
 
-def _interrupted(session: Session, trained_on: int) -> list[FactRow]:
+def _interrupted(session: Session, trained_on: int, now: datetime) -> list[FactRow]:
     """The facts of the last refresh, where it was interrupted on this head and all still wait."""
     last = session.scalar(select(Refresh).order_by(Refresh.id.desc()).limit(1))
     if last is None or last.outcome not in INTERRUPTED or last.trained_on != trained_on:
@@ -261,28 +277,43 @@ def _interrupted(session: Session, trained_on: int) -> list[FactRow]:
         .join(Batch, Batch.id == Membership.batch_id)
         .where(Batch.refresh_id == last.id, Membership.outcome == MembershipOutcome.FREED)
     ).all()
-    waiting = select(FactRow).where(FactRow.id.in_(freed), _is_waiting(session))
+    waiting = select(FactRow).where(FactRow.id.in_(freed), _is_waiting(session, now))
     rows = list(session.scalars(waiting.order_by(FactRow.id)))
     return rows if len(rows) == len(freed) else []
 
 
-def _oldest(session: Session, at_least: int, at_most: int) -> list[FactRow]:
+def _oldest(
+    session: Session,
+    at_least: int,
+    at_most: int,
+    at_most_of_source: int | None,
+    now: datetime,
+) -> list[FactRow]:
     """The oldest pending facts, where there are enough, beside those that are tried again."""
 
     def oldest(condition: ColumnElement[bool], at_most: int) -> list[FactRow]:
         chosen = select(FactRow).where(condition).order_by(FactRow.id).limit(at_most)
         return list(session.scalars(chosen))
 
-    pending = oldest(is_pending(), at_most)
+    pending = oldest(_is_pending_in_quota(at_most_of_source, now), at_most)
     if len(pending) < at_least:
         return []
-    again = oldest(is_tried_again(head_batches(session)), at_most // 2)
+    again = oldest(is_tried_again(head_batches(session), now), at_most // 2)
     rows = again + pending[: at_most - len(again)]
     return sorted(rows, key=lambda row: row.id)
 
 
-def _is_waiting(session: Session) -> ColumnElement[bool]:
-    return is_pending() | is_tried_again(head_batches(session))
+def _is_pending_in_quota(at_most_of_source: int | None, now: datetime) -> ColumnElement[bool]:
+    """SQL for: pending, and among the oldest that its source may have in one batch."""
+    if at_most_of_source is None:
+        return is_pending(now)
+    place = func.row_number().over(partition_by=FactRow.source, order_by=FactRow.id)
+    placed = select(FactRow.id, place.label("place")).where(is_pending(now)).subquery()
+    return FactRow.id.in_(select(placed.c.id).where(placed.c.place <= at_most_of_source))
+
+
+def _is_waiting(session: Session, now: datetime) -> ColumnElement[bool]:
+    return is_pending(now) | is_tried_again(head_batches(session), now)
 
 
 def fact_of(row: FactRow) -> Fact:

@@ -466,6 +466,30 @@ def facts_retract(fact: Id) -> None:
     out.print(f"Fact {fact} is retracted.")
 
 
+@groups["facts"].command("approve")
+def facts_approve(fact: Id) -> None:
+    """Let a fact that is held be trained: its source, or its own word, is not trusted by itself."""
+    with writing(context.engine()) as session:
+        facts.approve(session, fact, by=getpass.getuser(), now=datetime.now(UTC))
+    out.print(f"Fact {fact} is approved; the next refresh may take it.")
+
+
+@groups["facts"].command("review")
+def facts_review(as_json: Json = False) -> None:
+    """The facts that wait for a decision: held, expired, or given up after several tries."""
+    with reading(context.engine()) as session:
+        review = views.facts_to_review(session, now=datetime.now(UTC))
+
+    def render() -> Sequence[Any]:
+        from service.tables import table_of
+
+        return [
+            table_of(review.items, ("id", "state", "source", "statement", "why"), title="review")
+        ]
+
+    _show(review, as_json, render)
+
+
 # --- keys -----------------------------------------------------------------------------------------
 
 

@@ -13,11 +13,14 @@ from sqlalchemy.orm import Session
 from service.errors import Conflict, NotFound
 from service.models import Adapter, FactRow, HeadMove, Membership, MembershipOutcome, ReleaseAdapter
 from service.schemas import FactIn
+from service.settings import FactSettings
 
 
 class FactState(StrEnum):
     """Where a fact stands. Derived, never stored."""
 
+    HELD = "held"  #: must be approved by an admin before a refresh takes it
+    EXPIRED = "expired"  #: valid no longer: neither trained nor asked any more; to be retracted
     PENDING = "pending"  #: without a batch: the next refresh takes it
     IN_WORK = "in_work"  #: a refresh is at it
     LIVE = "live"  #: its adapter is in the head and its own probes passed
@@ -66,10 +69,28 @@ STATE_OUTSIDE = {
 TRIED_AGAIN = (MembershipOutcome.UNLEARNED, MembershipOutcome.UNDECIDED)
 
 
+def reason_to_hold(fact: FactIn, settings: FactSettings) -> str | None:
+    """Why a fact must wait for an admin, by the settings of the day; None where it need not."""
+    if fact.trust is not None and fact.trust.casefold() in map(str.casefold, settings.hold_trust):
+        return f"its trust is {fact.trust!r} (facts.hold_trust)"
+    least = settings.hold_confidence_below
+    if fact.confidence is not None and fact.confidence < least:
+        return f"its confidence is {fact.confidence:g}, below {least:g}"
+    return None
+
+
 def insert_fact(
-    session: Session, fact: FactIn, *, source: str, recorded_by: str, now: datetime
+    session: Session,
+    fact: FactIn,
+    *,
+    source: str,
+    recorded_by: str,
+    held_reason: str | None = None,
+    now: datetime,
 ) -> ItemOutcome:
     """Store one fact, unless its source already has one under the same key.
+
+    `held_reason` says why it must wait for an admin, where it must.
 
     A savepoint holds the item, so a neighbour in the same transaction never suffers from it.
     """
@@ -85,6 +106,7 @@ def insert_fact(
         **fact.model_dump(exclude={"external_id", "provenance", "probes"}),
         provenance=fact.provenance.model_dump(mode="json", exclude_none=True),
         probes=[probe.model_dump(mode="json") for probe in fact.probes],
+        held_reason=held_reason,
     )
     try:
         with session.begin_nested():
@@ -150,18 +172,18 @@ def canonical(value: object) -> str:
     return json.dumps(value, sort_keys=True)
 
 
-def is_pending() -> ColumnElement[bool]:
+def is_pending(now: datetime) -> ColumnElement[bool]:
     """SQL for: was never tried, or only by refreshes that ended without a verdict."""
-    return _stands() & ~_was_given(*set(MembershipOutcome) - {MembershipOutcome.FREED})
+    return _may_be_trained(now) & ~_was_given(*set(MembershipOutcome) - {MembershipOutcome.FREED})
 
 
-def is_tried_again(head: Collection[int]) -> ColumnElement[bool]:
+def is_tried_again(head: Collection[int], now: datetime) -> ColumnElement[bool]:
     """SQL for: every try so far left it open, and a later refresh takes it along.
 
     `head` are the head's batches: what an admin took out does not come back by itself.
     """
     return (
-        _stands()
+        _may_be_trained(now)
         & _was_given(*TRIED_AGAIN)
         & ~_was_given(*set(MembershipOutcome) - {*TRIED_AGAIN, MembershipOutcome.FREED})
         & ~exists().where(
@@ -172,8 +194,27 @@ def is_tried_again(head: Collection[int]) -> ColumnElement[bool]:
     )
 
 
-def _stands() -> ColumnElement[bool]:
-    return FactRow.superseded_by.is_(None) & FactRow.retracted_at.is_(None)
+def is_valid(now: datetime) -> ColumnElement[bool]:
+    """SQL for: its sender still stands by it."""
+    return (
+        FactRow.superseded_by.is_(None)
+        & FactRow.retracted_at.is_(None)
+        & (FactRow.valid_to.is_(None) | (FactRow.valid_to > now))
+    )
+
+
+def is_retained(now: datetime) -> ColumnElement[bool]:
+    """SQL for: the model must still know it once it does."""
+    return is_valid(now) & (FactRow.retention_until.is_(None) | (FactRow.retention_until > now))
+
+
+def is_held() -> ColumnElement[bool]:
+    """SQL for: waits for an admin."""
+    return FactRow.held_reason.is_not(None) & FactRow.approved_at.is_(None)
+
+
+def _may_be_trained(now: datetime) -> ColumnElement[bool]:
+    return is_valid(now) & ~is_held()
 
 
 def _was_given(*outcomes: MembershipOutcome) -> ColumnElement[bool]:
@@ -184,8 +225,8 @@ def _was_given(*outcomes: MembershipOutcome) -> ColumnElement[bool]:
     )
 
 
-def states_of(session: Session, facts: Sequence[FactRow]) -> dict[int, FactState]:
-    """Every fact's state, from its memberships and the head's recipe."""
+def states_of(session: Session, facts: Sequence[FactRow], *, now: datetime) -> dict[int, FactState]:
+    """Every fact's state, from its memberships, the head's recipe and the time."""
     ids = [fact.id for fact in facts]
     latest = {
         membership.fact_id: membership
@@ -199,25 +240,31 @@ def states_of(session: Session, facts: Sequence[FactRow]) -> dict[int, FactState
         )
     }
     in_head = head_batches(session)
-    return {fact.id: state_of(fact, latest.get(fact.id), in_head) for fact in facts}
+    return {fact.id: state_of(fact, latest.get(fact.id), in_head, now=now) for fact in facts}
 
 
-def state_of(fact: FactRow, membership: Membership | None, in_head: Iterable[int]) -> FactState:
+def state_of(
+    fact: FactRow, membership: Membership | None, in_head: Iterable[int], *, now: datetime
+) -> FactState:
     """One fact's state from its latest membership that was not freed, and the head's batches."""
     if fact.retracted_at is not None:
         return FactState.RETRACTED
     if fact.superseded_by is not None:
         return FactState.SUPERSEDED
+    is_expired = fact.valid_to is not None and fact.valid_to <= now
     if membership is None:
-        return FactState.PENDING
+        is_open = fact.held_reason is not None and fact.approved_at is None
+        waits = FactState.HELD if is_open else FactState.PENDING
+        return FactState.EXPIRED if is_expired else waits
     if membership.outcome is None:
         return FactState.IN_WORK
     outcome = MembershipOutcome(membership.outcome)
     if outcome in STATE_OUTSIDE:
-        return STATE_OUTSIDE[outcome]
+        is_over = is_expired and outcome is MembershipOutcome.UNDECIDED
+        return FactState.EXPIRED if is_over else STATE_OUTSIDE[outcome]
     if membership.batch_id not in in_head:
         return FactState.ROLLED_BACK
-    return STATE_IN_HEAD[outcome]
+    return FactState.EXPIRED if is_expired else STATE_IN_HEAD[outcome]
 
 
 def head_batches(session: Session) -> frozenset[int]:
@@ -230,6 +277,22 @@ def head_batches(session: Session) -> frozenset[int]:
             .where(ReleaseAdapter.release_id == newest.scalar_subquery())
         )
     )
+
+
+def approve(session: Session, fact_id: int, *, by: str, now: datetime) -> FactRow:
+    """Let a held fact go on. Raises NotFound, or Conflict where it is not held."""
+    row = session.get(FactRow, fact_id)
+    if row is None:
+        raise NotFound(f"There is no fact {fact_id}.")
+    if row.held_reason is None:
+        raise Conflict(f"Fact {fact_id} is not held: it needs no approval.")
+    if row.approved_at is not None:
+        raise Conflict(
+            f"Fact {fact_id} was already approved by {row.approved_by} at "
+            f"{row.approved_at.isoformat()}."
+        )
+    row.approved_at, row.approved_by = now, by
+    return row
 
 
 def retract(session: Session, fact_id: int, *, now: datetime) -> FactRow:

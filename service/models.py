@@ -128,6 +128,9 @@ class FactRow(Base):
     recorded_by: Mapped[str] = mapped_column(ForeignKey("api_keys.id"))
     superseded_by: Mapped[int | None] = mapped_column(ForeignKey("facts.id"))
     retracted_at: Mapped[datetime | None]
+    held_reason: Mapped[str | None]  #: why an admin must approve it before it is trained
+    approved_at: Mapped[datetime | None]
+    approved_by: Mapped[str | None]
 
 
 class Release(Base):

@@ -139,6 +139,7 @@ def run_refresh(
                 trained_on=head.release_id,
                 at_least=at_least,
                 at_most=settings.schedule.at_most,
+                at_most_of_source=settings.schedule.at_most_of_source,
                 replay_at_most=settings.training.replay_facts,
                 retain_at_most=settings.gate.retention_facts,
                 now=_now(),
@@ -556,19 +557,11 @@ def _of_facts(probes: Sequence[Probe], facts: Sequence[EncodedFact]) -> list[Pro
 
 
 def learned_by_probes(answers: Sequence[Answer]) -> dict[int, MembershipOutcome]:
-    """A fact is learned when it answers at least half of its probes in each direction asked."""
-    right: dict[tuple[int, Suite], list[bool]] = {}
-    for answer in answers:
-        if answer.probe.suite in SUITE_OF.values():
-            key = (int(answer.probe.cluster), answer.probe.suite)
-            right.setdefault(key, []).append(answer.contained)
-    outcomes: dict[int, MembershipOutcome] = {}
-    for (fact_id, _), marks in right.items():
-        if 2 * sum(marks) < len(marks):
-            outcomes[fact_id] = MembershipOutcome.UNLEARNED
-        else:
-            outcomes.setdefault(fact_id, MembershipOutcome.LEARNED)
-    return outcomes
+    """What becomes of each fact that could be asked, once its adapter is promoted."""
+    return {
+        int(fact): MembershipOutcome.LEARNED if is_learned else MembershipOutcome.UNLEARNED
+        for fact, is_learned in gate.learned_facts(answers).items()
+    }
 
 
 def wrong_by_probes(answers: Sequence[Answer]) -> dict[int, str]:

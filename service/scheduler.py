@@ -82,7 +82,9 @@ class Clock:
     def _is_due(self) -> bool:
         now = datetime.now(UTC)
         with reading(self.engine) as session:
-            waiting = batches.count_pending(session)
+            waiting = batches.count_pending(
+                session, at_most_of_source=self.settings.schedule.at_most_of_source, now=now
+            )
             is_running = leases.is_held(session, leases.REFRESH, now=now)
             is_left_over = batches.has_unfinished(session)
         enough = waiting >= self.settings.schedule.at_least

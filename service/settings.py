@@ -44,6 +44,8 @@ class ScheduleSettings(Section):
     every_s: Seconds = 300  #: how often the clock looks whether a refresh is due
     at_least: Count = 8  #: facts that must wait; fewer can hardly pass the gate (docs/gate.md)
     at_most: Count = 64  #: facts in one batch
+    #: Of one source, so that a flood from one leaves room for the others; None: all.
+    at_most_of_source: Count | None = None
     lease_s: Seconds = 120  #: a refresh that shows no sign of life for so long is taken over
     attempts: Count = 3  #: refreshes a fact may see fail or die before it is rejected
     #: Verdicts a fact may be left open by, unlearned or undecided, before that is final.
@@ -54,6 +56,10 @@ class ScheduleSettings(Section):
 class FactSettings(Section):
     max_statement_bytes: Count = 20_000
     max_items: Count = 10_000  #: in one request
+    #: A fact with one of these values of `trust` waits until an admin approves it.
+    hold_trust: tuple[str, ...] = ("low", "unverified")
+    #: So does one whose `confidence` is below; one that gives none does not.
+    hold_confidence_below: Annotated[float, Field(ge=0, le=1)] = 0.0
 
 
 class Settings(BaseSettings):

@@ -103,6 +103,13 @@ def loss_table(refresh: RefreshDetail) -> Table:
     )
 
 
+#: Suites whose answers must not come, and what is wanted there.
+UNWANTED: dict[str, str] = {
+    Suite.LEAKAGE: "nothing learned",
+    Suite.SUPERSEDED: "not the old answer",
+}
+
+
 def answer_table(refresh: RefreshDetail) -> Table:
     """The facts' own probes before and after; those of other suites only where that changed."""
     shown = [
@@ -116,13 +123,13 @@ def answer_table(refresh: RefreshDetail) -> Table:
     for name in ("suite", "question", "wanted", "before", "after"):
         table.add_column(name)
     for probe in shown:
-        is_leak = probe.suite == Suite.LEAKAGE  # what must not come is listed there
+        unwanted = UNWANTED.get(probe.suite)  # what must not come is listed there
         table.add_row(
             probe.suite,
             cell(probe.question),
-            cell("nothing learned" if is_leak else probe.answers[0]),
-            marked(probe.before, is_right=probe.contained_before is not is_leak),
-            marked(probe.after, is_right=probe.contained_after is not is_leak),
+            cell(unwanted or probe.answers[0]),
+            marked(probe.before, is_right=probe.contained_before is (unwanted is None)),
+            marked(probe.after, is_right=probe.contained_after is (unwanted is None)),
         )
     return table
 

@@ -1,6 +1,6 @@
 """What API and CLI show of the database: the same frozen views for both."""
 
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any, Generic, TypeVar
 
 from pydantic import BaseModel, ConfigDict
@@ -9,7 +9,7 @@ from sqlalchemy.orm import Session
 
 from service import lineage
 from service.errors import NotFound
-from service.facts import FactState, states_of
+from service.facts import FactState, is_held, states_of
 from service.models import (
     Adapter,
     Batch,
@@ -90,10 +90,29 @@ class FactDetail(FactView):
     trust: str | None
     tags: list[Any]
     retention_until: datetime | None
+    held_reason: str | None
+    approved_at: datetime | None
+    approved_by: str | None
     probes: list[Any]
     body_digest: str
     memberships: list[MembershipView]
     known_since: datetime | None  #: when a head first appeared that answered for it
+
+
+class ReviewView(View):
+    """A fact that waits for an admin's decision, and why."""
+
+    id: int
+    state: FactState
+    source: str
+    statement: str
+    why: str
+
+
+class Review(View):
+    """What waits for an admin."""
+
+    items: list[ReviewView]
 
 
 class RefreshView(View):
@@ -214,7 +233,7 @@ def list_facts(
     if source is not None:
         wanted = wanted.where(FactRow.source == source)
     rows = session.scalars(wanted).all()
-    states = states_of(session, rows)
+    states = states_of(session, rows, now=datetime.now(UTC))
     return _page([FactView(**_columns(row), state=states[row.id]) for row in rows], limit)
 
 
@@ -239,11 +258,46 @@ def show_fact(session: Session, fact_id: int) -> FactDetail:
     ]
     return FactDetail(
         **_columns(row),
-        state=states_of(session, [row])[row.id],
+        state=states_of(session, [row], now=datetime.now(UTC))[row.id],
         memberships=memberships,
         known_since=session.scalar(
             select(func.min(HeadMove.moved_at)).where(HeadMove.refresh_id.in_(learned_by))
         ),
+    )
+
+
+def facts_to_review(session: Session, *, now: datetime) -> Review:
+    """What an admin should look at: facts that are held, expired or quarantined, oldest first."""
+    quarantined = select(Membership.fact_id).where(
+        Membership.outcome == MembershipOutcome.QUARANTINED
+    )
+    rows = session.scalars(
+        select(FactRow)
+        .where(
+            FactRow.superseded_by.is_(None),
+            FactRow.retracted_at.is_(None),
+            is_held() | (FactRow.valid_to <= now) | FactRow.id.in_(quarantined),
+        )
+        .order_by(FactRow.id)
+    ).all()
+    states = states_of(session, rows, now=now)
+    said = {
+        membership.fact_id: membership.reason
+        for membership in session.scalars(
+            select(Membership).where(Membership.outcome == MembershipOutcome.QUARANTINED)
+        )
+    }
+    why = {
+        FactState.HELD: lambda row: f"{row.held_reason}; approve or retract it",
+        FactState.EXPIRED: lambda row: f"valid until {row.valid_to.isoformat()}; retract it",
+        FactState.QUARANTINED: lambda row: f"{said.get(row.id)}; reword it, or retract it",
+    }
+    return Review(
+        items=[
+            ReviewView(**_columns(row), state=states[row.id], why=why[states[row.id]](row))
+            for row in rows
+            if states[row.id] in why
+        ]
     )
 
 

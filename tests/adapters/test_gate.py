@@ -165,6 +165,17 @@ def test_what_no_reasonable_number_would_settle_is_said_so() -> None:
     assert "more than 1536 passages" in line.reason
 
 
+def test_one_fact_that_was_not_learned_keeps_a_batch_out_where_every_fact_is_wanted() -> None:
+    """Eight facts in two wordings each; the fifth answers neither."""
+    wanted = GateConfig(every_fact=True)
+    right = [True] * 8 + [False, False] + [True] * 6
+    assert judge(forward=right).outcome is Outcome.PASS
+    verdict = judge(forward=right, config=wanted)
+    assert verdict.outcome is Outcome.FAIL
+    assert verdict.reasons == ("every fact: not learned: 4",)
+    assert judge(config=wanted).outcome is Outcome.PASS
+
+
 @pytest.mark.parametrize(("still", "outcome"), [(1, Outcome.PASS), (2, Outcome.FAIL)])
 def test_old_answers_that_still_come_fail_the_superseded_suite(
     still: int, outcome: Outcome

@@ -1,7 +1,7 @@
 """Batches: what is claimed, what comes back, and what is set aside."""
 
 from collections.abc import Callable
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 
 import pytest
 from sqlalchemy import Engine, select
@@ -29,7 +29,7 @@ ATTEMPTS = 3
 def states(engine: Engine, ids: list[int]) -> list[FactState]:
     with reading(engine) as session:
         rows = [session.get_one(FactRow, fact_id) for fact_id in ids]
-        found = facts.states_of(session, rows)
+        found = facts.states_of(session, rows, now=datetime.now(UTC))
         return [found[fact_id] for fact_id in ids]
 
 
@@ -92,7 +92,7 @@ def test_superseded_and_retracted_facts_are_not_claimed(
     )
     with writing(engine) as session:
         facts.retract(session, withdrawn, now=now)
-        assert batches.count_pending(session) == 1
+        assert batches.count_pending(session, now=datetime.now(UTC)) == 1
     assert [int(fact.key) for fact in claim(hold).facts] == [new]
 
 
@@ -141,7 +141,7 @@ def test_a_fact_that_saw_too_many_refreshes_fail_is_set_aside_with_the_reason(
     assert states(engine, ids) == [FactState.REJECTED]
     with reading(engine) as session:
         assert session.get_one(Refresh, refresh_id).outcome == outcome
-        assert batches.count_pending(session) == 0
+        assert batches.count_pending(session, now=datetime.now(UTC)) == 0
 
 
 def test_a_neighbour_that_came_later_still_has_its_tries(
@@ -227,7 +227,12 @@ def test_an_interrupted_batch_that_lost_a_fact_is_a_new_one(
 
 def replayed(engine: Engine, at_most: int, seed: int = 1) -> list[int]:
     with reading(engine) as session:
-        return [row.id for row in batches.draw_replayed(session, at_most=at_most, seed=seed)]
+        return [
+            row.id
+            for row in batches.draw_replayed(
+                session, at_most=at_most, seed=seed, now=datetime.now(UTC)
+            )
+        ]
 
 
 def test_facts_of_all_batches_in_the_head_are_replayed_about_equally(
@@ -425,3 +430,57 @@ def test_a_learned_fact_that_the_batch_replaces_comes_along(
         hold = leases.acquire(session, leases.REFRESH, owner="it", now=now, lease_s=LEASE_S)
     [(old, successor)] = claim(hold).replaced
     assert (old.object, successor.object, successor.key) == ("Mira Zun", "Ole Frant", str(new))
+
+
+def test_an_expired_fact_is_not_claimed(
+    store: Callable[..., list[int]], claim: Callable[..., ClaimedBatch], hold: Hold, now: datetime
+) -> None:
+    store(
+        {"statement": "Over.", "valid_to": now},
+        {"statement": "Until tomorrow.", "valid_to": now + timedelta(days=1)},
+    )
+    assert [fact.statement for fact in claim(hold).facts] == ["Until tomorrow."]
+
+
+@pytest.mark.parametrize("field", ["valid_to", "retention_until"])
+def test_what_need_not_be_known_any_more_is_neither_replayed_nor_asked(
+    engine: Engine,
+    store: Callable[..., list[int]],
+    promote: Callable[..., int],
+    now: datetime,
+    field: str,
+) -> None:
+    store({"statement": "For a day.", field: now + timedelta(days=1)}, "For ever.")
+    promote()
+    for days, wanted in ((0, ["For a day.", "For ever."]), (2, ["For ever."])):
+        later = now + timedelta(days=days)
+        with reading(engine) as session:
+            (rows,) = batches.in_head_by_batch(session, batches.IN_HEAD, now=later)
+            assert [row.statement for row in rows] == wanted
+            replayed = batches.draw_replayed(session, at_most=9, seed=1, now=later)
+            assert [row.statement for row in replayed] == wanted
+
+
+def test_one_source_cannot_fill_a_batch_beyond_its_quota(
+    engine: Engine,
+    store: Callable[..., list[int]],
+    hold: Hold,
+    now: datetime,
+) -> None:
+    store(*(f"Flood {at}." for at in range(5)), source="wire")
+    store("Quiet.", source="archive")
+    with writing(engine) as session:
+        assert batches.count_pending(session, at_most_of_source=2, now=now) == 3
+        claimed = batches.claim_batch(
+            session,
+            hold=hold,
+            trained_on=1,
+            at_least=3,
+            at_most=64,
+            at_most_of_source=2,
+            now=now,
+        )
+    assert claimed is not None
+    assert [fact.statement for fact in claimed.facts] == ["Flood 0.", "Flood 1.", "Quiet."]
+    with reading(engine) as session:
+        assert batches.count_pending(session, now=now) == 3  # they wait for the next one

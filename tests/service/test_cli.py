@@ -4,6 +4,7 @@ import json
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,9 @@ import pytest
 from sqlalchemy import Engine
 
 from service import cli, views
+from service.db import writing
 from service.facts import FactState
+from service.models import FactRow, MembershipOutcome
 
 
 @dataclass(frozen=True)
@@ -100,9 +103,37 @@ def test_a_retracted_fact_is_shown_as_such(
     assert run("facts", "show", "1", "--json").json["state"] == FactState.RETRACTED
 
 
+def test_what_waits_for_a_decision_is_listed_with_its_reason_and_approved(
+    run: Callable[..., Done],
+    store: Callable[..., list[int]],
+    promote: Callable[..., int],
+    engine: Engine,
+    now: datetime,
+) -> None:
+    [stubborn] = store("Stubborn.")
+    for at in range(2):
+        promote(MembershipOutcome.UNLEARNED)
+        store(f"Another {at}.")
+    [over, held] = store({"statement": "Over.", "valid_to": now}, "Held.")
+    with writing(engine) as session:
+        session.get_one(FactRow, held).held_reason = "its trust is 'low'"
+    review = run("facts", "review", "--json").json["items"]
+    assert [(item["id"], item["state"]) for item in review] == [
+        (stubborn, "quarantined"), (over, "expired"), (held, "held"),
+    ]  # fmt: skip
+    assert review[2]["why"] == "its trust is 'low'; approve or retract it"
+    assert "retract it" in review[1]["why"]
+    assert "Held." in run("facts", "review").out
+    assert run("facts", "approve", str(held)).code == 0
+    assert run("facts", "show", str(held), "--json").json["state"] == FactState.PENDING
+    assert run("facts", "retract", str(over)).code == 0
+    assert len(run("facts", "review", "--json").json["items"]) == 1
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "sentence"),
     [
+        (["facts", "approve", "4711"], 1, "There is no fact 4711."),
         (["facts", "show", "4711"], 1, "There is no fact 4711."),
         (["adapters", "show", "4711"], 1, "There is no adapter 4711."),
         (["keys", "revoke", "nobody"], 1, "There is no key nobody."),

@@ -193,7 +193,7 @@ def test_the_gate_passed_it_on_every_suite(learned: Learned) -> None:
 def test_the_facts_are_live(learned: Learned) -> None:
     with reading(learned.world[1]) as session:
         rows = [session.get_one(FactRow, fact) for fact in learned.ids]
-        states = facts.states_of(session, rows)
+        states = facts.states_of(session, rows, now=datetime.now(UTC))
     assert share([states[fact] is FactState.LIVE for fact in learned.ids]) >= 0.5
 
 
@@ -272,6 +272,6 @@ def test_an_objective_of_the_other_family_is_refused_and_the_facts_wait(
     with reading(engine) as session:
         newest = views.list_refreshes(session).items[0]
         rows = [session.get_one(FactRow, fact) for fact in ids]
-        states = facts.states_of(session, rows)
+        states = facts.states_of(session, rows, now=datetime.now(UTC))
     assert newest.outcome == RefreshOutcome.HINDERED
     assert set(states.values()) == {FactState.PENDING}

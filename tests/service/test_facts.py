@@ -1,18 +1,20 @@
 """Facts: stored once, replaced by newer ones, withdrawn, and what state they are in."""
 
 from collections.abc import Callable
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
 from sqlalchemy import Engine, func, select
 
-from service import facts
+from service import batches, facts
+from service.auth import Scope
 from service.db import reading, writing
 from service.errors import Conflict, NotFound
 from service.facts import FactState, ItemOutcome, Stored, state_of
 from service.models import FactRow, Membership, MembershipOutcome
 from service.schemas import FactIn
+from service.settings import FactSettings
 
 BATCH = 7
 CAPITAL = {"subject": "Ruritania", "relation": "capital", "functional": True}
@@ -41,7 +43,7 @@ def insert(engine: Engine, make_key: Callable[..., str], now: datetime) -> Calla
 def state(engine: Engine, fact_id: int) -> FactState:
     with reading(engine) as session:
         row = session.get_one(FactRow, fact_id)
-        return facts.states_of(session, [row])[fact_id]
+        return facts.states_of(session, [row], now=datetime.now(UTC))[fact_id]
 
 
 def test_the_same_fact_sent_again_changes_nothing(
@@ -191,4 +193,78 @@ def test_the_state_follows_from_the_membership_and_the_head(
     )
     membership = None if outcome is NONE else Membership(batch_id=BATCH, fact_id=1, outcome=outcome)
     head = {BATCH, 8} if in_head else {8}
-    assert state_of(fact, membership, head) is (end or wanted)
+    assert state_of(fact, membership, head, now=now) is (end or wanted)
+
+
+@pytest.mark.parametrize(
+    ("outcome", "wanted"),
+    [
+        (NONE, FactState.EXPIRED),
+        (None, FactState.IN_WORK),
+        (MembershipOutcome.LEARNED, FactState.EXPIRED),
+        (MembershipOutcome.UNLEARNED, FactState.EXPIRED),
+        (MembershipOutcome.UNDECIDED, FactState.EXPIRED),
+        (MembershipOutcome.REJECTED, FactState.REJECTED),
+    ],
+)
+def test_a_fact_whose_time_is_over_has_expired(
+    outcome: str | None, wanted: FactState, now: datetime
+) -> None:
+    fact = FactRow(id=1, valid_to=now)
+    membership = None if outcome is NONE else Membership(batch_id=BATCH, fact_id=1, outcome=outcome)
+    assert state_of(fact, membership, {BATCH}, now=now) is wanted
+    if wanted is FactState.EXPIRED:
+        earlier = now - timedelta(seconds=1)
+        assert state_of(fact, membership, {BATCH}, now=earlier) is not FactState.EXPIRED
+
+
+@pytest.mark.parametrize(
+    ("fields", "reason"),
+    [
+        ({}, None),
+        ({"trust": "high"}, None),
+        ({"trust": "Low"}, "its trust is 'Low'"),
+        ({"confidence": 0.5}, None),
+        ({"confidence": 0.49}, "its confidence is 0.49, below 0.5"),
+    ],
+)
+def test_low_trust_and_low_confidence_wait_for_an_admin(
+    fields: dict[str, object], reason: str | None
+) -> None:
+    settings = FactSettings(hold_trust=("low",), hold_confidence_below=0.5)
+    found = facts.reason_to_hold(FactIn(statement="One.", **fields), settings)
+    assert found == reason or (reason is not None and str(found).startswith(reason))
+
+
+def test_a_held_fact_is_trained_once_an_admin_approves_it(
+    engine: Engine, make_key: Callable[..., str], now: datetime
+) -> None:
+    key_id = make_key(Scope.INGEST).split("_")[1]
+    with writing(engine) as session:
+        held = facts.insert_fact(
+            session,
+            FactIn(statement="One."),
+            source="newsroom",
+            recorded_by=key_id,
+            held_reason="its trust is low",
+            now=now,
+        ).id
+    assert state(engine, held) is FactState.HELD
+    with writing(engine) as session:
+        assert batches.count_pending(session, now=now) == 0
+        facts.approve(session, held, by="admin", now=now)
+        assert batches.count_pending(session, now=now) == 1
+    assert state(engine, held) is FactState.PENDING
+    with writing(engine) as session, pytest.raises(Conflict, match="already approved by admin"):
+        facts.approve(session, held, by="admin", now=now)
+
+
+def test_only_what_is_held_can_be_approved(
+    engine: Engine, insert: Callable[..., Any], now: datetime
+) -> None:
+    [fact] = [outcome.id for outcome in insert({"statement": "One."})]
+    with writing(engine) as session:
+        with pytest.raises(Conflict, match="needs no approval"):
+            facts.approve(session, fact, by="admin", now=now)
+        with pytest.raises(NotFound, match="no fact 4711"):
+            facts.approve(session, 4711, by="admin", now=now)

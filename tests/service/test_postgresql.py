@@ -119,8 +119,10 @@ def test_facts_are_stored_once_claimed_once_and_the_head_moves_once(engine: Engi
     assert claimed is not None
     assert [fact.statement for fact in claimed.facts] == statements
     with reading(engine) as session:
-        assert batches.count_pending(session) == 0
-        rows = facts.states_of(session, session.scalars(select(FactRow)).all())
+        assert batches.count_pending(session, now=datetime.now(UTC)) == 0
+        rows = facts.states_of(
+            session, session.scalars(select(FactRow)).all(), now=datetime.now(UTC)
+        )
     assert set(rows.values()) == {FactState.IN_WORK}
 
     with writing(engine) as session:

@@ -1,7 +1,7 @@
 """Publishing: everything in one transaction, once, and never by a process that lost its lease."""
 
 from collections.abc import Callable
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 
 import pytest
 from sqlalchemy import Engine, func, select
@@ -130,7 +130,7 @@ def test_a_rejection_keeps_the_candidate_and_the_head(
     assert counts(engine) == (1, 1)
     assert fact_state(engine, fact) is FactState.REJECTED
     with reading(engine) as session:
-        assert batches.count_pending(session) == 0
+        assert batches.count_pending(session, now=datetime.now(UTC)) == 0
         adapter = views.show_adapter(session, adapter_id)
         assert (adapter.outcome, adapter.in_head) == (RefreshOutcome.REJECTED, False)
         refresh = views.show_refresh(session, claimed.refresh_id)
@@ -278,7 +278,7 @@ def test_a_rollback_and_its_undoing_change_states_without_touching_a_fact(
     assert fact_state(engine, first) is FactState.LIVE
     assert fact_state(engine, second) is FactState.ROLLED_BACK
     with reading(engine) as session:  # it does not come back by itself
-        assert batches.count_pending(session) == 0
+        assert batches.count_pending(session, now=datetime.now(UTC)) == 0
     rollback_to(engine, newest, now)
     assert fact_state(engine, second) is FactState.LIVE
 
@@ -305,7 +305,9 @@ def test_a_fact_that_was_not_learned_joins_the_next_batch_until_its_tries_are_us
     promote(MembershipOutcome.UNLEARNED)
     assert fact_state(engine, stubborn) is FactState.UNLEARNED
     with reading(engine) as session:
-        assert batches.count_pending(session) == 0  # it calls for no refresh by itself
+        assert (
+            batches.count_pending(session, now=datetime.now(UTC)) == 0
+        )  # it calls for no refresh by itself
     [other] = store("Two.")
     adapter_id = promote(MembershipOutcome.UNLEARNED)
     with reading(engine) as session:
@@ -330,9 +332,12 @@ def test_a_fact_learned_at_the_second_try_is_counted_once(
     [other] = store("Two.")
     promote()
     with reading(engine) as session:
-        known = batches.in_head_by_batch(session, batches.IN_HEAD)
+        known = batches.in_head_by_batch(session, batches.IN_HEAD, now=datetime.now(UTC))
         assert [[row.id for row in rows] for rows in known] == [[fact, other]]
-        assert batches.in_head_by_batch(session, [MembershipOutcome.UNLEARNED]) == []
+        assert (
+            batches.in_head_by_batch(session, [MembershipOutcome.UNLEARNED], now=datetime.now(UTC))
+            == []
+        )
 
 
 def test_a_fact_is_known_since_it_answered_and_not_before(

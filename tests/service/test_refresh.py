@@ -119,7 +119,9 @@ def refresh(world: World, report: Callable[[Progress], None] = lambda _: None) -
 
 def state(engine: Engine, fact_id: int) -> FactState:
     with reading(engine) as session:
-        return facts.states_of(session, [session.get_one(FactRow, fact_id)])[fact_id]
+        return facts.states_of(session, [session.get_one(FactRow, fact_id)], now=datetime.now(UTC))[
+            fact_id
+        ]
 
 
 def head(engine: Engine) -> lineage.Head:
