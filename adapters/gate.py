@@ -13,7 +13,8 @@ Every suite must pass (an intersection-union test), so the chance of a false pro
   asked, so nothing is left to chance and there is no bound.
 * retention: the lower bound of the same, against minus the margin. What is sampled are the facts
   known so far, so the interval narrows as the sample comes to be all of them.
-* regression: the same, against the head and against the base.
+* pinned: none of the questions that an admin pinned may be lost.
+* regression: as retention, of general questions, against the head and against the base.
 * neighbours: the same, of the general questions about relations that the batch has facts of.
 * passages: the upper t bound of the mean paired rise in bits per byte, against the margin.
 
@@ -81,6 +82,8 @@ def decide(
         suites.append(judge_superseded(of(Suite.SUPERSEDED), config.superseded_margin))
     if known_facts:
         suites.append(judge_retention(of(Suite.RETENTION), known_facts, config))
+    if of(Suite.PINNED):
+        suites.append(judge_pinned(of(Suite.PINNED)))
     suites.append(judge_regression(Suite.REGRESSION, general, config.regression_margin, config))
     if base is not None:
         since_base = _paired(base, [after for _, after in general])
@@ -318,6 +321,28 @@ def _known_by_fact(answers: Sequence[Answer]) -> dict[str, float]:
         fact: fmean(fmean(marks) >= 0.5 for marks in some.values())
         for fact, some in directions.items()
     }
+
+
+def judge_pinned(pairs: Sequence[tuple[Answer, Answer]]) -> SuiteVerdict:
+    """Questions that an admin pinned: not one of those answered before may be lost."""
+    lost = [
+        first.probe.question for first, second in pairs if first.contained and not second.contained
+    ]
+    before = fmean(first.contained for first, _ in pairs)
+    after = fmean(second.contained for _, second in pairs)
+    return SuiteVerdict(
+        suite=Suite.PINNED,
+        outcome=Outcome.FAIL if lost else Outcome.PASS,
+        questions=len(pairs),
+        clusters=len(pairs),
+        before=before,
+        after=after,
+        difference=after - before,
+        interval=(after - before, after - before),
+        margin=0.0,
+        reason=f"{len(lost)} of {len(pairs)} pinned questions lost"
+        + "".join(f"; {question}" for question in lost),
+    )
 
 
 def judge_regression(

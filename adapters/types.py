@@ -26,12 +26,15 @@ class Suite(StrEnum):
     LEAKAGE = "leakage"
     SUPERSEDED = "superseded"  #: what the batch's facts replace: it must no longer be answered
     RETENTION = "retention"
+    PINNED = "pinned"  #: questions that an admin wants kept whatever comes
     REGRESSION = "regression"
     NEIGHBOURS = "neighbours"  #: those of REGRESSION that ask about the batch's own relations
 
 
 #: Suites of which no more is asked than whether an accepted answer comes.
-ASKED_WHETHER = frozenset({Suite.LEAKAGE, Suite.SUPERSEDED, Suite.RETENTION, Suite.REGRESSION})
+ASKED_WHETHER = frozenset(
+    {Suite.LEAKAGE, Suite.SUPERSEDED, Suite.RETENTION, Suite.PINNED, Suite.REGRESSION}
+)
 
 
 class ProbeOrigin(StrEnum):

@@ -24,7 +24,7 @@ from sqlalchemy import Engine
 from sqlalchemy.exc import SQLAlchemyError
 
 from adapters.errors import AdapterError
-from service import auth, facts, views
+from service import auth, facts, pins, views
 from service.auth import Scope
 from service.db import check_at_head, make_engine, reading, upgrade, writing
 from service.errors import ServiceError, SettingsError, Stopped
@@ -47,6 +47,7 @@ groups = {
         "refreshes": "Trainings and their verdicts.",
         "adapters": "The LoRA weights of each batch.",
         "releases": "The base, what passed the gate, what rollbacks made; one is the head.",
+        "pins": "Questions that no later release may lose.",
         "keys": "API keys.",
         "db": "The database's schema.",
     }.items()
@@ -458,6 +459,14 @@ _list_and_show(
 )
 
 
+_list_and_show(
+    "pins",
+    columns=("id", "question", "answers", "reason", "pinned_by", "removed_at"),
+    many=views.list_pins,
+    one=views.show_pin,
+)
+
+
 @groups["facts"].command("retract")
 def facts_retract(fact: Id) -> None:
     """Withdraw a fact. What an adapter learned of it stays until that adapter is taken out."""
@@ -488,6 +497,45 @@ def facts_review(as_json: Json = False) -> None:
         ]
 
     _show(review, as_json, render)
+
+
+# --- pins -----------------------------------------------------------------------------------------
+
+
+@groups["pins"].command("add")
+def pins_add(
+    question: Annotated[str | None, typer.Option(help="A question of your own.")] = None,
+    answer: Annotated[
+        list[str] | None, typer.Option(help="An accepted answer; several times for several.")
+    ] = None,
+    refresh: Annotated[
+        int | None, typer.Option(min=1, max=views.MAX_ID, help="Or: a refresh that asked it,")
+    ] = None,
+    probe: Annotated[str | None, typer.Option(help="and the probe's key there.")] = None,
+    reason: Reason = "no reason given",
+) -> None:
+    """Pin a question: from now on a candidate that loses its answer fails."""
+    by, now = getpass.getuser(), datetime.now(UTC)
+    own = question is not None and bool(answer) and refresh is None and probe is None
+    asked = question is None and not answer and refresh is not None and probe is not None
+    if not (own or asked):
+        raise SettingsError("Give --question with --answer, or --refresh with --probe.")
+    with writing(context.engine()) as session:
+        if own:
+            row = pins.pin(session, str(question), answer or [], reason=reason, by=by, now=now)
+        else:
+            row = pins.pin_probe(
+                session, int(refresh or 0), str(probe), reason=reason, by=by, now=now
+            )
+        out.print(f"Pin {row.id}: {row.question}", markup=False)
+
+
+@groups["pins"].command("remove")
+def pins_remove(pin: Id) -> None:
+    """Ask a pinned question no more."""
+    with writing(context.engine()) as session:
+        pins.unpin(session, pin, now=datetime.now(UTC))
+    out.print(f"Pin {pin} is removed.")
 
 
 # --- keys -----------------------------------------------------------------------------------------

@@ -206,6 +206,20 @@ class LeftOut(Base):
     reason: Mapped[str]
 
 
+class Pin(Base):
+    """A question that an admin pinned: no later release may lose its answer."""
+
+    __tablename__ = "pins"
+
+    id: Mapped[int] = mapped_column(primary_key=True, autoincrement=True)
+    question: Mapped[str]
+    answers: Mapped[list[Any]]
+    reason: Mapped[str]
+    pinned_by: Mapped[str]
+    pinned_at: Mapped[datetime]
+    removed_at: Mapped[datetime | None]
+
+
 class TrainingLoss(Base):
     """The loss curve."""
 

@@ -55,9 +55,9 @@ from adapters.store import canonical_digest, file_digest
 from adapters.suites import RegressionSuite, read_prompts, read_relations, read_suite
 from adapters.train import train
 from adapters.types import Answer, Fact, Outcome, Probe, Suite, Verdict
-from service import batches, leases, lineage
+from service import batches, leases, lineage, pins
 from service.batches import ClaimedBatch
-from service.db import writing
+from service.db import reading, writing
 from service.errors import Conflict, HeadMoved, LeaseLost, Stopped
 from service.leases import Hold
 from service.lineage import Head, Recipe
@@ -293,7 +293,12 @@ class _Run:
             *leakage,
             *superseded_probes(replaced, relations),
             *retention_probes(asked(claimed.retained)),
+            *self._pinned_probes(),
         ]
+
+    def _pinned_probes(self) -> Sequence[Probe]:
+        with reading(self.engine) as session:
+            return pins.pinned_probes(session)
 
     def _unasked(self, facts: Sequence[EncodedFact]) -> dict[Suite, int]:
         """How many of these facts are not asked in a direction, as another answer is right, too."""
@@ -551,9 +556,10 @@ class _Run:
 
 
 def _of_facts(probes: Sequence[Probe], facts: Sequence[EncodedFact]) -> list[Probe]:
-    """The probes of these facts of the batch, and those of earlier batches."""
+    """The probes of these facts of the batch, and those that are not about the batch."""
     keys = {fact.key for fact in facts}
-    return [probe for probe in probes if probe.suite is Suite.RETENTION or probe.fact in keys]
+    others = (Suite.RETENTION, Suite.PINNED)
+    return [probe for probe in probes if probe.suite in others or probe.fact in keys]
 
 
 def learned_by_probes(answers: Sequence[Answer]) -> dict[int, MembershipOutcome]:

@@ -19,6 +19,7 @@ from service.models import (
     Membership,
     MembershipOutcome,
     PassageBits,
+    Pin,
     ProbeAnswer,
     Refresh,
     Release,
@@ -202,6 +203,16 @@ class ReleaseView(View):
     adapters: list[int]
     snapshot_digest: str
     created_at: datetime
+
+
+class PinView(View):
+    id: int
+    question: str
+    answers: list[str]
+    reason: str
+    pinned_by: str
+    pinned_at: datetime
+    removed_at: datetime | None
 
 
 class MoveView(View):
@@ -431,6 +442,19 @@ def _adapter_fields(session: Session, row: Adapter, in_head: tuple[int, ...]) ->
         "in_head": row.id in in_head,
         "facts": len(_facts_of(session, row.refresh_id)),
     }
+
+
+def list_pins(session: Session, *, before: int | None = None, limit: int = 50) -> Page[PinView]:
+    """Those that were removed, too."""
+    wanted = select(Pin).order_by(Pin.id.desc()).limit(limit + 1)
+    if before is not None:
+        wanted = wanted.where(Pin.id < before)
+    return _page([PinView(**_columns(row)) for row in session.scalars(wanted)], limit)
+
+
+def show_pin(session: Session, pin_id: int) -> PinView:
+    """Raises NotFound."""
+    return PinView(**_columns(_get(session, Pin, pin_id, "pin")))
 
 
 def list_releases(

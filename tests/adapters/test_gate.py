@@ -189,6 +189,23 @@ def test_old_answers_that_still_come_fail_the_superseded_suite(
     assert f"{still} of 4 facts" in line.reason
 
 
+@pytest.mark.parametrize(
+    ("after", "outcome"),
+    [
+        ([True, True, False], Outcome.PASS),
+        ([True, True, True], Outcome.PASS),
+        ([True, False, True], Outcome.FAIL),
+    ],
+)
+def test_no_pinned_question_may_be_lost_however_many_are_gained(
+    after: list[bool], outcome: Outcome
+) -> None:
+    first, second = (answers(Suite.PINNED, right) for right in ([True, True, False], after))
+    lines = decide(first, second, [], [], CONFIG).suites
+    (line,) = [line for line in lines if line.suite == Suite.PINNED]
+    assert line.outcome is outcome
+
+
 def related(answers: Sequence[Answer], relation: str, some: int) -> list[Answer]:
     return [
         replace(answer, probe=replace(answer.probe, relation=relation)) if at < some else answer

@@ -130,9 +130,22 @@ def test_what_waits_for_a_decision_is_listed_with_its_reason_and_approved(
     assert len(run("facts", "review", "--json").json["items"]) == 1
 
 
+@pytest.mark.usefixtures("engine")
+def test_a_question_is_pinned_listed_and_removed(run: Callable[..., Done]) -> None:
+    question = ("--question", "What is the capital of Norway?")
+    assert run("pins", "add", *question, "--answer", "Oslo", "--reason", "it broke").code == 0
+    (listed,) = run("pins", "list", "--json").json["items"]
+    assert (listed["answers"], listed["reason"]) == (["Oslo"], "it broke")
+    assert run("pins", "remove", "1").code == 0
+    assert run("pins", "show", "1", "--json").json["removed_at"] is not None
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "sentence"),
     [
+        (["pins", "add"], 2, "Give --question with --answer, or --refresh with --probe."),
+        (["pins", "add", "--refresh", "1", "--probe", "x"], 1, "Refresh 1 asked no probe x."),
+        (["pins", "remove", "4711"], 1, "There is no pin 4711."),
         (["facts", "approve", "4711"], 1, "There is no fact 4711."),
         (["facts", "show", "4711"], 1, "There is no fact 4711."),
         (["adapters", "show", "4711"], 1, "There is no adapter 4711."),

@@ -17,7 +17,7 @@ from adapters import gate, train
 from adapters.errors import ArtefactError, ModelSourceError, StorageFull, TrainingDiverged
 from adapters.gate import BASE_SUITE
 from adapters.types import Suite
-from service import facts, lineage, views
+from service import facts, lineage, pins, views
 from service.asking import ask_release
 from service.db import make_engine, reading, writing
 from service.errors import Stopped
@@ -517,3 +517,17 @@ def test_a_refresh_that_is_overtaken_leaves_no_snapshot_behind(
     assert refresh(world).outcome is RefreshOutcome.OVERTAKEN
     kept = {folder.name for folder in (settings.state_dir / "snapshots").iterdir()}
     assert kept == {snapshot_of(settings, engine, first.release_id).name}
+
+
+def test_pinned_questions_are_asked_at_every_refresh(make_world: Callable[..., World]) -> None:
+    _, engine = world = make_world()
+    push(engine, "Orlan Vess is the mayor of Tolmar.")
+    with writing(engine) as session:
+        now = datetime.now(UTC)
+        pins.pin(session, "Who is it?", ["Nobody"], reason="it broke", by="admin", now=now)
+    refresh(world)
+    record = last_refresh(engine)
+    assert Suite.PINNED in suites_of(record)
+    assert [probe.question for probe in record.probes if probe.suite == Suite.PINNED] == [
+        "Who is it?"
+    ]
