@@ -173,6 +173,9 @@ class GateConfig(Section):
     superseded_margin: Fraction = 0.25
     retention_margin: Fraction = 0.1  #: the largest true loss, as a share of all facts known so far
     retention_facts: Annotated[int, Field(ge=1)] = 48  #: of these, drawn at random
+    #: The lower bound of the share of them that is still known must reach it, so that small losses
+    #: cannot add up.
+    known_floor: Fraction = 0.7
     bits_margin: Positive = 0.05  #: the largest true rise in bits per byte let through
     answer_tokens: Annotated[int, Field(ge=1)] = 32  #: an answer is cut there
 

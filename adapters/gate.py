@@ -11,10 +11,13 @@ Every suite must pass (an intersection-union test), so the chance of a false pro
   that do not exist; the batch's facts are not a sample but all there are.
 * superseded: the share of replaced facts whose old answer still comes, against the margin. All are
   asked, so nothing is left to chance and there is no bound.
-* retention: the lower bound of the same, against minus the margin. What is sampled are the facts
-  known so far, so the interval narrows as the sample comes to be all of them.
+* retention: the lower bound of Tango's interval, against minus the margin. What is sampled are the
+  facts known so far, so the interval narrows as the sample comes to be all of them.
+* retention since learned: the lower bound of the share of the facts learned once that is known now,
+  by the hypergeometric distribution, against a floor.
 * pinned: none of the questions that an admin pinned may be lost.
-* regression: as retention, of general questions, against the head and against the base.
+* regression: the lower bound of Tango's interval, of general questions, against the head and the
+  base.
 * neighbours: the same, of the general questions about relations that the batch has facts of.
 * passages: the upper t bound of the mean paired rise in bits per byte, against the margin.
 
@@ -35,6 +38,7 @@ from adapters.types import Answer, Outcome, PassageScore, Suite, SuiteVerdict, V
 
 BITS_SUITE = "bits per byte"
 BASE_SUITE = "regression since base"
+KNOWN_SUITE = "retention since learned"
 WHOLE_SUITE = "every fact"
 
 
@@ -82,6 +86,9 @@ def decide(
         suites.append(judge_superseded(of(Suite.SUPERSEDED), config.superseded_margin))
     if known_facts:
         suites.append(judge_retention(of(Suite.RETENTION), known_facts, config))
+        suites.append(
+            judge_known([second for _, second in of(Suite.RETENTION)], known_facts, config)
+        )
     if of(Suite.PINNED):
         suites.append(judge_pinned(of(Suite.PINNED)))
     suites.append(judge_regression(Suite.REGRESSION, general, config.regression_margin, config))
@@ -311,6 +318,42 @@ def judge_retention(
     )
 
 
+def judge_known(answers: Sequence[Answer], known_facts: int, config: GateConfig) -> SuiteVerdict:
+    """How many of the facts that were learned once are known now, so that losses cannot add up.
+
+    All of them were when they were learned. The bound is the exact one of a sample without
+    replacement; where all were asked, it is the share itself.
+    """
+    floor = config.known_floor
+    if not answers:
+        return _without_evidence(KNOWN_SUITE, floor, "no earlier fact was asked")
+    known = _known_by_fact(answers)
+    share, asked = fmean(known.values()), len(known)
+
+    def bound(facts: int) -> float:
+        return sampled_bound(share, min(facts, known_facts), known_facts, config.confidence)
+
+    low = bound(asked)
+    outcome = _outcome(estimate_is_within=share >= floor, bound_is_within=low >= floor)
+    said = f"{share:.2f} of {asked} facts that were learned once, lower bound {low:.2f}, "
+    said += f"floor {floor:.2f}"
+    if outcome is Outcome.INSUFFICIENT:
+        enough = _enough(lambda facts: bound(facts) >= floor, asked)
+        said += f"; {enough} facts would do if the share stays (gate.retention_facts)"
+    return SuiteVerdict(
+        suite=KNOWN_SUITE,
+        outcome=outcome,
+        questions=len(answers),
+        clusters=asked,
+        before=1.0,
+        after=share,
+        difference=share - 1.0,
+        interval=(low, 1.0),
+        margin=floor,
+        reason=said,
+    )
+
+
 def _known_by_fact(answers: Sequence[Answer]) -> dict[str, float]:
     """The share of each fact's directions in which at least half the wordings are answered."""
     directions: dict[str, dict[str, list[bool]]] = {}
@@ -503,6 +546,24 @@ def exact_interval(share: float, count: int, *, confidence: float) -> tuple[floa
     low = stats.beta.ppf(1 - confidence, right, count - right + 1) if right > 0 else 0.0
     high = stats.beta.ppf(confidence, right + 1, count - right) if right < count else 1.0
     return float(low), float(high)
+
+
+def sampled_bound(share: float, drawn: int, population: int, confidence: float) -> float:
+    """The lower bound of a population's share, from a sample drawn without replacement.
+
+    The least number right in the population of which so many in the sample are no surprise, by the
+    hypergeometric distribution (Cochran 1977, section 3.6). A fraction of a fact is not counted.
+    """
+    right = math.floor(share * drawn + 1e-9)
+
+    def is_surprise(known: int) -> bool:
+        return bool(stats.hypergeom.sf(right - 1, population, known, drawn) <= 1 - confidence)
+
+    low, high = right - 1, population - (drawn - right)  # the last is never a surprise
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if is_surprise(middle) else (low, middle)
+    return high / population
 
 
 def paired_interval(

@@ -10,8 +10,17 @@ from sqlalchemy import ColumnElement, exists, select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
+from adapters.types import Suite
 from service.errors import Conflict, NotFound
-from service.models import Adapter, FactRow, HeadMove, Membership, MembershipOutcome, ReleaseAdapter
+from service.models import (
+    Adapter,
+    FactRow,
+    HeadMove,
+    Membership,
+    MembershipOutcome,
+    ProbeAnswer,
+    ReleaseAdapter,
+)
 from service.schemas import FactIn
 from service.settings import FactSettings
 
@@ -24,7 +33,10 @@ class FactState(StrEnum):
     PENDING = "pending"  #: without a batch: the next refresh takes it
     IN_WORK = "in_work"  #: a refresh is at it
     LIVE = "live"  #: its adapter is in the head and its own probes passed
-    UNLEARNED = "unlearned"  #: the same, but its own probes did not pass: a later refresh takes it
+    FORGOTTEN = "forgotten"  #: it was live, and a later release no longer answers for it
+    UNLEARNED = (
+        "unlearned"  #: the same as live, but its own probes did not pass: a later refresh takes it
+    )
     QUARANTINED = "quarantined"  #: the same, and it was tried as often as it may be
     UNPROVEN = "unproven"  #: its adapter is in the head, and it has no probes
     UNDECIDED = "undecided"  #: the gate could not tell: a later refresh takes it, among more
@@ -240,7 +252,39 @@ def states_of(session: Session, facts: Sequence[FactRow], *, now: datetime) -> d
         )
     }
     in_head = head_batches(session)
-    return {fact.id: state_of(fact, latest.get(fact.id), in_head, now=now) for fact in facts}
+    states = {fact.id: state_of(fact, latest.get(fact.id), in_head, now=now) for fact in facts}
+    live = [fact_id for fact_id, state in states.items() if state is FactState.LIVE]
+    return states | dict.fromkeys(forgotten(session, live, in_head), FactState.FORGOTTEN)
+
+
+def forgotten(session: Session, fact_ids: Sequence[int], head: Collection[int]) -> set[int]:
+    """Those that were last asked again by a refresh of the head's, and were no longer known.
+
+    A direction is known where at least half of its wordings are answered (adapters.gate).
+    """
+    asked = session.execute(
+        select(ProbeAnswer.fact_id, ProbeAnswer.probe_key, ProbeAnswer.contained, Adapter.id)
+        .join(Adapter, Adapter.refresh_id == ProbeAnswer.refresh_id)
+        .where(
+            ProbeAnswer.fact_id.in_(fact_ids),
+            ProbeAnswer.suite == Suite.RETENTION,
+            ProbeAnswer.stage == "after",
+            Adapter.batch_id.in_(sorted(head)),
+        )
+        .order_by(Adapter.id)
+    )
+    last: dict[int, tuple[int, dict[str, list[bool]]]] = {}
+    for found, key, contained, adapter_id in asked:
+        fact_id = int(found or 0)
+        if fact_id not in last or last[fact_id][0] != adapter_id:
+            last[fact_id] = (adapter_id, {})
+        question = key.rpartition("/")[0]  # all wordings of a direction have it in common
+        last[fact_id][1].setdefault(question, []).append(contained)
+    return {
+        fact_id
+        for fact_id, (_, directions) in last.items()
+        if any(2 * sum(marks) < len(marks) for marks in directions.values())
+    }
 
 
 def state_of(

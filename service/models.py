@@ -243,7 +243,7 @@ class ProbeAnswer(Base):
     stage: Mapped[str]  #: before or after
     suite: Mapped[str]
     probe_key: Mapped[str]
-    fact_id: Mapped[int | None] = mapped_column(ForeignKey("facts.id"))
+    fact_id: Mapped[int | None] = mapped_column(ForeignKey("facts.id"), index=True)
     question: Mapped[str]
     answers: Mapped[list[Any]]
     origin: Mapped[str]

@@ -8,15 +8,17 @@ from random import Random
 from typing import Any
 
 import pytest
-from scipy import optimize
+from scipy import optimize, stats
 
 from adapters.config import GateConfig
 from adapters.gate import (
     decide,
     exact_interval,
     judge_acquisition,
+    judge_known,
     judge_retention,
     paired_interval,
+    sampled_bound,
     tango_score,
 )
 from adapters.types import (
@@ -349,6 +351,43 @@ def test_the_retention_bound_keeps_its_level_on_samples_of_a_small_population(
         verdict = retained(known=known, asked=asked, lost=drawn.count(-1), gained=drawn.count(1))
         passed += verdict.outcome is Outcome.PASS
     assert passed / runs <= 0.05 + 3 * math.sqrt(0.05 * 0.95 / runs)
+
+
+def known_now(known: int, *, asked: int, population: int) -> SuiteVerdict:
+    said = [
+        replace(answer, probe=replace(answer.probe, fact=answer.probe.cluster))
+        for answer in answers(Suite.RETENTION, [at < known for at in range(asked)])
+    ]
+    return judge_known(said, population, CONFIG)
+
+
+def test_small_losses_add_up_against_what_was_learned_once() -> None:
+    assert known_now(20, asked=20, population=20).outcome is Outcome.PASS
+    assert known_now(14, asked=20, population=20).outcome is Outcome.PASS  # exactly the floor
+    assert known_now(13, asked=20, population=20).outcome is Outcome.FAIL
+    assert known_now(46, asked=48, population=200).outcome is Outcome.PASS
+    open_ = known_now(36, asked=48, population=200)
+    assert open_.outcome is Outcome.INSUFFICIENT
+    assert re.search(r"about \d+ facts would do", open_.reason)
+
+
+@pytest.mark.parametrize("population", [20, 49, 60, 100, 1000])
+@pytest.mark.parametrize("share", [0.5, 0.7, 0.9])
+def test_the_bound_of_a_sampled_share_keeps_its_level(population: int, share: float) -> None:
+    """At a true share just below one, at most one sample in twenty is bounded above it."""
+    drawn = min(48, population - 1)
+    known = math.ceil(share * population) - 1
+    wrong = sum(
+        float(stats.hypergeom.pmf(right, population, known, drawn))
+        for right in range(drawn + 1)
+        if sampled_bound(right / drawn, drawn, population, 0.95) >= share
+    )
+    assert wrong <= 0.05
+
+
+@pytest.mark.parametrize("right", [0, 1, 30, 48])
+def test_where_all_were_drawn_the_bound_is_the_share(right: int) -> None:
+    assert sampled_bound(right / 48, 48, 48, 0.95) == right / 48
 
 
 def test_a_fact_that_is_lost_in_both_directions_counts_once() -> None:

@@ -6,14 +6,21 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from sqlalchemy import Engine, func, select
 
-from adapters.types import Outcome, Verdict
+from adapters.types import Outcome, ProbeOrigin, Suite, Verdict
 from service import batches, leases, lineage, views
 from service.batches import ClaimedBatch
 from service.db import reading, writing
 from service.errors import HeadMoved, LeaseLost
 from service.facts import FactState
 from service.leases import Hold
-from service.models import HeadAction, HeadMove, MembershipOutcome, RefreshOutcome, Release
+from service.models import (
+    HeadAction,
+    HeadMove,
+    MembershipOutcome,
+    ProbeAnswer,
+    RefreshOutcome,
+    Release,
+)
 
 LEASE_S = 60.0
 PASSED = Verdict(outcome=Outcome.PASS, suites=(), reasons=())
@@ -392,3 +399,36 @@ def test_what_was_taken_out_is_not_tried_again(
     adapter_id = promote()
     with reading(engine) as session:
         assert views.show_adapter(session, adapter_id).fact_ids == [other]
+
+
+def test_a_fact_that_a_later_release_no_longer_answers_for_is_forgotten_until_that_is_taken_out(
+    engine: Engine, store: Callable[..., list[int]], promote: Callable[..., int], now: datetime
+) -> None:
+    [fact] = store("One.")
+    promote()
+    store("Two.")
+    promote()
+
+    def answered(refresh_id: int, *right: bool) -> None:
+        with writing(engine) as session:
+            for at, is_right in enumerate(right):
+                session.add(
+                    ProbeAnswer(
+                        refresh_id=refresh_id, stage="after", suite=Suite.RETENTION,
+                        probe_key=f"retention/{fact}/backward/{at}", fact_id=fact, question="?",
+                        answers=["x"], origin=ProbeOrigin.RELATION, text="", exact=False,
+                        contained=is_right, recall=0.0,
+                    )
+                )  # fmt: skip
+
+    answered(2, True, False)
+    assert fact_state(engine, fact) is FactState.LIVE
+    store("Three.")
+    promote()
+    answered(3, False, False)
+    assert fact_state(engine, fact) is FactState.FORGOTTEN
+    with writing(engine) as session:
+        lineage.move_head(
+            session, 3, expected_seq=4, action=HeadAction.ROLLBACK, by="a", reason="r", now=now
+        )
+    assert fact_state(engine, fact) is FactState.LIVE
