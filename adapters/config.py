@@ -177,6 +177,9 @@ class GateConfig(Section):
     #: cannot add up.
     known_floor: Fraction = 0.7
     bits_margin: Positive = 0.05  #: the largest true rise in bits per byte let through
+    #: Whether the batch's questions are put to the base, too, alone and with the facts before them:
+    #: decides nothing, but says what learning them was worth.
+    control: bool = True
     answer_tokens: Annotated[int, Field(ge=1)] = 32  #: an answer is cut there
 
 

@@ -7,15 +7,16 @@ has come, so the accepted answers are part of the suite's digest.
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from adapters.backbones import Backbone
 from adapters.config import BaseConfig
 from adapters.probes import ask, grade, score_passages
+from adapters.questions import with_facts
 from adapters.store import canonical_digest, sync
 from adapters.suites import RegressionSuite
-from adapters.types import Answer, PassageScore, Probe, Suite
+from adapters.types import Answer, Fact, PassageScore, Probe, Suite
 
 Report = Callable[[int, int], None]  #: (questions done, questions in all)
 
@@ -86,6 +87,24 @@ def examine_general(
         cache=cache,
         report=report,
     )
+
+
+def examine_control(
+    base: Backbone,
+    probes: Sequence[Probe],
+    facts: Sequence[Fact],
+    *,
+    answer_tokens: int,
+    report: Report,
+) -> tuple[tuple[Answer, ...], tuple[Answer, ...]]:
+    """What the base says to the facts' probes: alone, and with the facts put before each question.
+
+    The second is what looking the facts up would give, and so what learning them is held against.
+    """
+    prompted = [replace(probe, question=with_facts(probe, facts)) for probe in probes]
+    said = _ask_all(base, (*probes, *prompted), answer_tokens, report)
+    looked_up = [answer.text for answer in said[len(probes) :]]
+    return said[: len(probes)], tuple(map(grade, probes, looked_up))
 
 
 def _ask_all(

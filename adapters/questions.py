@@ -107,6 +107,23 @@ def plain_name(name: str) -> str:
     return " ".join(name.casefold().split()).removeprefix("the ")
 
 
+#: So many facts of the batch are put before a question, its own among them.
+FACTS_PROMPTED = 8
+
+
+def with_facts(probe: Probe, facts: Sequence[Fact]) -> str:
+    """A fact's question with its statement before it, among some of the batch's other ones.
+
+    What a model could say that looked the fact up instead of having learned it.
+    """
+    own = [fact for fact in facts if fact.key == probe.fact]
+    others = [fact for fact in facts if fact.key != probe.fact]
+    rng = random_for("prompted", probe.key)
+    some = own + rng.sample(others, min(len(others), FACTS_PROMPTED - len(own)))
+    rng.shuffle(some)
+    return "\n".join([*(fact.statement for fact in some), "", probe.question])
+
+
 def retention_probes(probes: Iterable[Probe]) -> tuple[Probe, ...]:
     """The probes of facts that were learned before, by fact and direction."""
     return tuple(

@@ -233,14 +233,15 @@ class TrainingLoss(Base):
 
 
 class ProbeAnswer(Base):
-    """What the head (before) or the candidate (after) said to one probe."""
+    """What a model said to one probe: the head (before), the candidate (after) or, as a control,
+    the base, without the batch's facts before the question (base) or with them (prompted)."""
 
     __tablename__ = "probe_answers"
     __table_args__ = (UniqueConstraint("refresh_id", "stage", "probe_key"),)
 
     id: Mapped[int] = mapped_column(primary_key=True, autoincrement=True)
     refresh_id: Mapped[int] = mapped_column(ForeignKey("refreshes.id"))
-    stage: Mapped[str]  #: before or after
+    stage: Mapped[str]  #: before, after, base or prompted
     suite: Mapped[str]
     probe_key: Mapped[str]
     fact_id: Mapped[int | None] = mapped_column(ForeignKey("facts.id"), index=True)

@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 
@@ -11,6 +11,7 @@ from sqlalchemy.orm import Session
 
 from adapters.examine import Examination
 from adapters.train import TrainingStep
+from adapters.types import Answer
 from service import batches, leases
 from service.db import writing
 from service.errors import LeaseLost
@@ -122,25 +123,15 @@ class RefreshRecord:
         """All that was said, `before` or `after`, in a transaction of the caller's."""
         session.add_all(self._answer_rows(stage, examination))
 
+    def add_control(self, session: Session, stage: str, answers: Sequence[Answer]) -> None:
+        """What the base said to the facts' own probes, `base` or `prompted`."""
+        session.add_all(self._answer_row(stage, answer) for answer in answers)
+
     def _answer_rows(
         self, stage: str, examination: Examination
     ) -> Iterator[ProbeAnswer | PassageBits]:
         for answer in examination.answers:
-            probe = answer.probe
-            yield ProbeAnswer(
-                refresh_id=self.refresh_id,
-                stage=stage,
-                suite=probe.suite,
-                probe_key=probe.key,
-                fact_id=None if probe.fact is None else int(probe.fact),
-                question=probe.question,
-                answers=list(probe.answers),
-                origin=probe.origin,
-                text=answer.text,
-                exact=answer.exact,
-                contained=answer.contained,
-                recall=answer.recall,
-            )
+            yield self._answer_row(stage, answer)
         for score in examination.passages:
             yield PassageBits(
                 refresh_id=self.refresh_id,
@@ -148,6 +139,23 @@ class RefreshRecord:
                 passage=score.passage,
                 bits_per_byte=score.bits_per_byte,
             )
+
+    def _answer_row(self, stage: str, answer: Answer) -> ProbeAnswer:
+        probe = answer.probe
+        return ProbeAnswer(
+            refresh_id=self.refresh_id,
+            stage=stage,
+            suite=probe.suite,
+            probe_key=probe.key,
+            fact_id=None if probe.fact is None else int(probe.fact),
+            question=probe.question,
+            answers=list(probe.answers),
+            origin=probe.origin,
+            text=answer.text,
+            exact=answer.exact,
+            contained=answer.contained,
+            recall=answer.recall,
+        )
 
 
 def _now() -> datetime:

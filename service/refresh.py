@@ -38,7 +38,7 @@ from adapters.errors import (
     TrainingStopped,
     UnsafeText,
 )
-from adapters.examine import Examination, examine, examine_general
+from adapters.examine import Examination, examine, examine_control, examine_general
 from adapters.isolate import find_poison
 from adapters.lora import attached, save_adapter, set_precision
 from adapters.masking import EncodedFact
@@ -244,6 +244,8 @@ class _Run:
         with self.record.phase("baseline"):
             before = self._examine(backbone, probes, suite, self.head.snapshot_digest, "baseline")
             base = self._general_of_base(suite)
+        with self.record.phase("control"):
+            control = self._control(backbone, probes)
         with self.record.phase("training"):
             self.precision = set_precision(backbone, settings.training)
             adapter_digest, trained = self._train(backbone, facts, anchors)
@@ -268,7 +270,7 @@ class _Run:
             unasked=self._unasked(trained),
             relations={fact.relation for fact in claimed.facts if fact.relation},
         )
-        return self._publish(adapter_id, snapshot_digest, before, after, verdict)
+        return self._publish(adapter_id, snapshot_digest, before, after, control, verdict)
 
     def _probes(
         self, relations: Mapping[str, RelationTemplates], facts: Sequence[EncodedFact]
@@ -308,18 +310,31 @@ class _Run:
             for direction, suite in SUITE_OF.items()
         }
 
+    def _load_base(self) -> Backbone:
+        verify_base(self.places.base, self.head.recipe.base_digest)
+        return load_backbone(self.places.base, self.settings.base)
+
+    def _control(self, head: Backbone, probes: Sequence[Probe]) -> dict[str, Sequence[Answer]]:
+        """The base's answers to the batch's own probes, without the facts and with them."""
+        if not self.settings.gate.control:
+            return {}
+        own = [probe for probe in probes if probe.suite in SUITE_OF.values()]
+        base, prompted = examine_control(
+            self._load_base() if self.head.recipe.adapter_ids else head,
+            own,
+            self.claimed.facts,
+            answer_tokens=self.settings.gate.answer_tokens,
+            report=self._report("control"),
+        )
+        return {"base": base, "prompted": prompted}
+
     def _general_of_base(self, suite: RegressionSuite) -> Sequence[Answer] | None:
         """The base's answers to the general questions; None where the head is the base itself."""
         digest = self.head.recipe.base_digest
         if not self.head.recipe.adapter_ids:
             return None
-
-        def load() -> Backbone:
-            verify_base(self.places.base, digest)
-            return load_backbone(self.places.base, self.settings.base)
-
         return examine_general(
-            load,
+            self._load_base,
             self.settings.base,
             suite,
             weights_digest=digest,
@@ -500,6 +515,7 @@ class _Run:
         snapshot_digest: str,
         before: Examination,
         after: Examination,
+        control: Mapping[str, Sequence[Answer]],
         verdict: Verdict,
     ) -> RefreshEnd:
         """Everything that the world sees, in one transaction."""
@@ -508,6 +524,8 @@ class _Run:
         with self.record.guarded() as session:
             self.record.add_answers(session, "before", before)
             self.record.add_answers(session, "after", after)
+            for stage, answers in control.items():
+                self.record.add_control(session, stage, answers)
             session.get_one(Refresh, self.claimed.refresh_id).timings = self.record.timings
             if outcome is RefreshOutcome.PROMOTED:
                 release_id = lineage.promote(

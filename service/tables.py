@@ -57,10 +57,13 @@ def fact_tables(fact: FactDetail) -> list[Table]:
 
 
 def refresh_tables(refresh: RefreshDetail) -> list[Table]:
-    long = ("verdict", "losses", "probes", "passages", "fact_ids", "left_out")
+    long = ("verdict", "losses", "probes", "control", "passages", "fact_ids", "left_out")
     tables = [details_of(refresh, leave_out=long)]
     if refresh.verdict:
         tables.append(verdict_table(refresh.verdict))
+    if refresh.control:
+        title = "the batch's own questions, share answered"
+        tables.append(table_of(refresh.control, ("model", "forward", "backward"), title=title))
     if refresh.losses:
         tables.append(loss_table(refresh))
     if refresh.probes:

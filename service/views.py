@@ -4,9 +4,10 @@ from datetime import UTC, datetime
 from typing import Any, Generic, TypeVar
 
 from pydantic import BaseModel, ConfigDict
-from sqlalchemy import func, select
+from sqlalchemy import Integer, cast, func, select
 from sqlalchemy.orm import Session
 
+from adapters.types import Suite
 from service import lineage
 from service.errors import NotFound
 from service.facts import FactState, is_held, states_of
@@ -168,11 +169,21 @@ class LeftOutView(View):
     reason: str
 
 
+class ControlView(View):
+    """Shares of the batch's own questions that one way of answering got right."""
+
+    model: str  #: base, base with the facts in the prompt, head before, candidate
+    forward: float | None
+    backward: float | None
+
+
 class RefreshDetail(RefreshView):
     timings: dict[str, float]
     verdict: dict[str, Any] | None
     losses: list[LossView]
     probes: list[AnswerView]
+    control: list[ControlView]
+    seconds_per_learned_fact: float | None
     passages: list[PassageView]
     fact_ids: list[int]
     left_out: list[LeftOutView]
@@ -334,6 +345,8 @@ def show_refresh(session: Session, refresh_id: int) -> RefreshDetail:
         **_refresh_fields(session, row),
         losses=[LossView(**_columns(loss)) for loss in losses],
         probes=_answers(session, refresh_id),
+        control=_control(session, refresh_id),
+        seconds_per_learned_fact=_cost(session, row),
         passages=_passages(session, refresh_id),
         fact_ids=_facts_of(session, refresh_id),
         left_out=[
@@ -389,6 +402,49 @@ def _answers(session: Session, refresh_id: int) -> list[AnswerView]:
         )
         for row in rows
         if row.stage == "before"
+    ]
+
+
+def _cost(session: Session, refresh: Refresh) -> float | None:
+    """Seconds of the whole refresh for each fact that it taught; None where it taught none."""
+    learned = session.scalar(
+        select(func.count())
+        .select_from(Membership)
+        .join(Batch, Batch.id == Membership.batch_id)
+        .where(Batch.refresh_id == refresh.id, Membership.outcome == MembershipOutcome.LEARNED)
+    )
+    return round(sum(refresh.timings.values()) / learned, 1) if learned else None
+
+
+CONTROLS = {
+    "base": "base",
+    "prompted": "base, facts in the prompt",
+    "before": "head before",
+    "after": "candidate",
+}
+
+
+def _control(session: Session, refresh_id: int) -> list[ControlView]:
+    """Every way of answering that was asked; none while the refresh has no answers yet."""
+    shares = session.execute(
+        select(ProbeAnswer.stage, ProbeAnswer.suite, func.avg(cast(ProbeAnswer.contained, Integer)))
+        .where(
+            ProbeAnswer.refresh_id == refresh_id,
+            ProbeAnswer.suite.in_([Suite.FORWARD, Suite.BACKWARD]),
+        )
+        .group_by(ProbeAnswer.stage, ProbeAnswer.suite)
+    ).all()
+    by_stage: dict[str, dict[str, float]] = {}
+    for stage, suite, share in shares:
+        by_stage.setdefault(stage, {})[suite] = float(share)
+    return [
+        ControlView(
+            model=name,
+            forward=by_stage[stage].get(Suite.FORWARD),
+            backward=by_stage[stage].get(Suite.BACKWARD),
+        )
+        for stage, name in CONTROLS.items()
+        if stage in by_stage
     ]
 
 

@@ -12,6 +12,7 @@ from adapters.questions import (
     probes_of,
     retention_probes,
     superseded_probes,
+    with_facts,
 )
 from adapters.types import Direction, Fact, GivenProbe, ProbeOrigin, Suite
 
@@ -250,3 +251,14 @@ def test_what_a_fact_replaces_is_asked_forward_for_the_old_answer() -> None:
 def test_an_old_answer_that_the_new_one_holds_may_still_come() -> None:
     new = Fact(key="9", statement="s", subject="Velmar", object="South Tornia")
     assert superseded_probes([(capital(), new)], RELATIONS) == ()
+
+
+def test_a_question_with_facts_before_it_has_its_own_among_them() -> None:
+    facts = [Fact(key=str(at), statement=f"Statement {at}.") for at in range(20)]
+    facts[7] = capital()
+    probe = probes_of(capital(), RELATIONS)[0]
+    lines = with_facts(probe, facts).split("\n")
+    assert lines[-2:] == ["", probe.question]
+    assert capital().statement in lines
+    assert len(set(lines[:-2])) == len(lines[:-2]) == 8
+    assert with_facts(probe, facts) == "\n".join(lines)

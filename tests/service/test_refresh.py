@@ -48,6 +48,7 @@ LENIENT = {
     "base_margin": 1.0,
     "leakage_margin": 1.0,
     "retention_margin": 1.0,
+    "known_floor": 0.0,
     "bits_margin": 100.0,
     "answer_tokens": 4,
 }
@@ -493,7 +494,7 @@ def test_a_replayed_fact_that_the_training_diverges_on_is_left_out_and_the_batch
     end = refresh(world)
     assert end.outcome is RefreshOutcome.PROMOTED
     assert state(engine, fact) is FactState.UNLEARNED
-    assert state(engine, earlier[0]) is FactState.LIVE
+    assert state(engine, earlier[0]) is FactState.FORGOTTEN  # by random weights
     with reading(engine) as session:
         adapter = views.show_adapter(session, end.adapter_id)
     assert adapter.replayed_ids == [earlier[1]]
@@ -531,3 +532,29 @@ def test_pinned_questions_are_asked_at_every_refresh(make_world: Callable[..., W
     assert [probe.question for probe in record.probes if probe.suite == Suite.PINNED] == [
         "Who is it?"
     ]
+
+
+def test_the_control_says_what_the_base_and_the_facts_in_the_prompt_would_have_given(
+    make_world: Callable[..., World],
+) -> None:
+    _, engine = world = make_world()
+    for statement in ("Orlan Vess is the mayor of Tolmar.", "Lake Ux lies in Ardun."):
+        push(engine, statement)
+        refresh(world)
+        record = last_refresh(engine)
+        assert [line.model for line in record.control] == [
+            "base", "base, facts in the prompt", "head before", "candidate",
+        ]  # fmt: skip
+        assert all(line.forward is not None for line in record.control)
+    assert record.seconds_per_learned_fact is None  # random weights learn nothing in four views
+    with writing(engine) as session:
+        for membership in session.scalars(select(Membership)):
+            membership.outcome = MembershipOutcome.LEARNED
+    assert last_refresh(engine).seconds_per_learned_fact is not None
+
+
+def test_without_the_control_the_base_is_not_asked(make_world: Callable[..., World]) -> None:
+    _, engine = world = make_world(gate={"control": False})
+    push(engine, "Orlan Vess is the mayor of Tolmar.")
+    refresh(world)
+    assert [line.model for line in last_refresh(engine).control] == ["head before", "candidate"]
