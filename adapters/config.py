@@ -78,7 +78,9 @@ class TrainingConfig(Section):
     #: The two plain ones are controls that mask nothing: the statement after a request, or alone.
     objective: Literal["masked", "plain", "plain_raw"] = "masked"
     form: Literal["cloze", "mask_token"] = "cloze"  #: how hidden tokens look in the prompt
-    loss_on: Literal["all", "hidden"] = "all"  #: target tokens that count; diffusion: hidden ones
+    #: How much a target token counts that its view shows, and the end of the turn, beside 1 of a
+    #: hidden one: at 1 the whole text counts alike, at 0 what is hidden alone. Diffusion: always 0.
+    visible_weight: Fraction = 0.3
     normalise: Literal["minibatch", "row"] = "minibatch"  #: whether tokens or rows count alike
     mask_ratio: tuple[Fraction, Fraction] = (0.05, 0.95)  #: t is drawn between them for every row
     #: What the model computes in, beside fp32 LoRA weights; auto is bfloat16 where the processor

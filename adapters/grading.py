@@ -3,7 +3,8 @@
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from functools import partial
 
 ARTICLES = frozenset({"a", "an", "the"})
 
@@ -12,6 +13,32 @@ PAPER_STOP_WORDS = frozenset(
     ["a", "of", "the", "and", "is", "are", "be", "to", "new", "on", "in", "at", "an", "for"]
 )
 
+
+def _listed(text: str) -> list[str]:
+    return text.split()
+
+
+_UNITS = _listed(
+    "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen "
+    "sixteen seventeen eighteen nineteen"
+)
+_TENS = _listed("twenty thirty forty fifty sixty seventy eighty ninety")
+NUMBERS = {word: at for at, word in enumerate(_UNITS)} | {
+    word: 10 * at for at, word in enumerate(_TENS, start=2)
+}
+MONTHS = _listed(
+    "january february march april may june july august september october november december"
+)
+_MONTH = rf"({'|'.join(f'{month[:3]}(?:{month[3:]})?' for month in ('sept', *MONTHS))})\.?"
+_DAY = r"(\d{1,2})(?:st|nd|rd|th)?"
+_YEAR = r"(\d{4})"
+#: A whole date as it is written, with the places of year, month and day in it.
+DATES = (
+    (re.compile(rf"\b{_YEAR}-(\d{{1,2}})-(\d{{1,2}})\b"), (1, 2, 3)),
+    (re.compile(rf"\b{_DAY}(?:\s+of)?\s+{_MONTH},?\s+{_YEAR}\b"), (3, 2, 1)),
+    (re.compile(rf"\b{_MONTH}\s+{_DAY},?\s+{_YEAR}\b"), (3, 1, 2)),
+)
+_GROUPED = re.compile(r"(?<![\d.,])\d{1,3}(?:,\d{3})+(?![\d,])")
 _NOT_WORD = re.compile(r"[^\w\s]|_")
 
 
@@ -27,10 +54,42 @@ def normalised(text: str) -> str:
     return " ".join(word for word in words(text) if word not in ARTICLES)
 
 
+def forms(text: str) -> tuple[str, ...]:
+    """What a text is compared as: its words, and the same with numbers and dates in one spelling.
+
+    "Twenty-four" is 24, "1,250" is 1250, and "May 3rd, 2026" is 2026-05-03.
+    """
+    plain = normalised(text)
+    folded = unicodedata.normalize("NFKC", text).casefold()
+    for date, places in DATES:
+        folded = date.sub(partial(_day, places=places), folded)
+    folded = _GROUPED.sub(lambda found: found.group().replace(",", ""), folded)
+    return plain, " ".join(_with_digits(normalised(folded).split()))
+
+
+def _day(found: re.Match[str], places: tuple[int, int, int]) -> str:
+    year, month, day = (found.group(place) for place in places)
+    number = int(month) if month.isdigit() else 1 + [m[:3] for m in MONTHS].index(month[:3])
+    return f"{year}x{number:02}x{int(day):02}"  # one word, which nothing else is
+
+
+def _with_digits(said: list[str]) -> Iterator[str]:
+    at = 0
+    while at < len(said):
+        number = NUMBERS.get(said[at])
+        following = NUMBERS.get(said[at + 1]) if at + 1 < len(said) else None
+        if number is not None and number >= 20 and following is not None and 0 < following < 10:
+            number, at = number + following, at + 1
+        yield said[at] if number is None else str(number)
+        at += 1
+
+
 def is_exact(text: str, answers: Iterable[str]) -> bool:
     """Whether the text is an accepted answer and nothing else, after normalising."""
-    said = normalised(text)
-    return bool(said) and any(said == normalised(answer) for answer in answers)
+    said = forms(text)
+    return bool(said[0]) and any(
+        one == other for answer in answers for one, other in zip(said, forms(answer), strict=True)
+    )
 
 
 def contains(text: str, answers: Iterable[str]) -> bool:
@@ -38,9 +97,12 @@ def contains(text: str, answers: Iterable[str]) -> bool:
 
     An answer without any word in it (punctuation only) is contained in nothing.
     """
-    said = f" {normalised(text)} "
-    wanted = (normalised(answer) for answer in answers)
-    return any(answer and f" {answer} " in said for answer in wanted)
+    said = [f" {form} " for form in forms(text)]
+    return any(
+        wanted and f" {wanted} " in form
+        for answer in answers
+        for form, wanted in zip(said, forms(answer), strict=True)
+    )
 
 
 def is_settled(text: str, answers: Iterable[str]) -> bool:
@@ -49,7 +111,13 @@ def is_settled(text: str, answers: Iterable[str]) -> bool:
     Its last word could still become a longer one, so only what stands before it counts.
     """
     whole = re.match(r".*\s", text, re.DOTALL)
-    return whole is not None and contains(whole.group(), answers)
+    if whole is None:
+        return False
+    said = whole.group().rstrip()
+    last = said.rpartition(" ")[2].casefold()
+    if last in _TENS:  # "twenty" may become "twenty four"
+        said = said[: -len(last)]
+    return contains(said, answers)
 
 
 def rouge1_recall(text: str, answer: str) -> float:

@@ -154,14 +154,15 @@ def _autoregressive(backbone: Backbone, config: TrainingConfig) -> MakeRow:
         return lambda _, fact: _raw(backbone, fact)
     view = _plain(backbone) if config.objective == "plain" else _mixed(backbone, config)
     opening = encode_text(backbone, config.answer_opening)
+    visible_weight = config.visible_weight if config.objective == "masked" else 1.0
 
     def make(rng: Random, fact: EncodedFact) -> Row:
         seen = view(rng, fact)
-        on_hidden = tuple(float(off) for off in (*seen.hidden, False))
+        weights = tuple(1.0 if off else visible_weight for off in (*seen.hidden, False))
         return Row(
             prompt=(*frame.before, *seen.turn, *frame.between, *opening),
             target=(*fact.ids, frame.end),
-            weights=on_hidden if config.loss_on == "hidden" else None,
+            weights=weights if visible_weight < 1 else None,
         )
 
     return make

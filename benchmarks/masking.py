@@ -31,15 +31,17 @@ from benchmarks.trial import arguments, learn, ready_base
 from service.settings import Settings, load_settings
 
 LEAD = "Please answer the following question based on your knowledge:\n"
+WHOLE = {"visible_weight": 1.0}
 PAPER = {
+    **WHOLE,
     "wordings": ("{masked}\nReturn the recovered masked passage.",),
     "entity_share": 0.0,
     "about_share": 0.0,
     "question_share": 0.0,
 }
 FREE = {"general_share": (0.0, 0.0), "shift_weight": 0.0}
-TOKENS_ONLY = {"entity_share": 0.0, "about_share": 0.0, "question_share": 0.0}
-#: Each adds to, or takes from, the default; `bare` gives no subject and object with the facts.
+TOKENS_ONLY = {**WHOLE, "entity_share": 0.0, "about_share": 0.0, "question_share": 0.0}
+#: What each takes from the default; `bare` gives no subject and object with the facts.
 WAYS: dict[str, dict[str, Any]] = {
     "paper": {
         **PAPER,
@@ -50,11 +52,12 @@ WAYS: dict[str, dict[str, Any]] = {
     "cloze": PAPER,
     "cloze, six wordings": TOKENS_ONLY,
     "cloze, words": {**TOKENS_ONLY, "word_share": 1.0},
-    "cloze, entities": {"about_share": 0.0, "question_share": 0.0},
-    "cloze, entities, questions": {"about_share": 0.0},
+    "cloze, entities": {**WHOLE, "about_share": 0.0, "question_share": 0.0},
+    "cloze, entities, questions": {**WHOLE, "about_share": 0.0},
+    "cloze, entities, questions, names": WHOLE,
+    "the same, bare": WHOLE,
+    "the same, loss on hidden": {"visible_weight": 0.0},
     "default": {},
-    "default, bare": {},
-    "default, loss on hidden": {"loss_on": "hidden"},
     "plain": {"objective": "plain"},
 }
 

@@ -51,6 +51,48 @@ def test_recall_counts_the_answers_words_without_the_papers_stop_words() -> None
 
 
 @pytest.mark.parametrize(
+    ("text", "answer"),
+    [
+        ("It has twelve strings.", "12"),
+        ("It has 12 strings.", "twelve"),
+        ("There are twenty-four hours.", "24"),
+        ("About 24.", "twenty four"),
+        ("It cost 1,250 crowns.", "1250"),
+        ("It cost 1250 crowns.", "1,250"),
+        ("On May 3rd, 2026 it opened.", "3 May 2026"),
+        ("On 2026-05-03 it opened.", "the 3rd of May 2026"),
+        ("It opened on 3 Sept. 2026.", "September 3, 2026"),
+        ("It opened on 3 May 2026.", "2026"),
+        ("It opened on 3 May 2026.", "May"),
+    ],
+)
+def test_numbers_and_dates_compare_whatever_their_spelling(text: str, answer: str) -> None:
+    assert contains(text, [answer])
+    assert contains(text.upper(), [answer])
+
+
+@pytest.mark.parametrize(
+    ("text", "answer"),
+    [
+        ("It has twenty-four strings.", "20"),
+        ("It has twenty, four of them broken.", "25"),
+        ("It cost 1,250 crowns.", "12"),
+        ("It opened on 3 May 2026.", "May 5, 2026"),
+        ("It opened on 2026-05-03.", "2026-03-05"),
+        ("Version 1,2,3", "123"),
+    ],
+)
+def test_other_numbers_and_dates_are_others(text: str, answer: str) -> None:
+    assert not contains(text, [answer])
+
+
+def test_a_date_in_another_spelling_is_exact() -> None:
+    assert is_exact("May 3, 2026.", ["3 May 2026"])
+    assert is_exact("Seven", ["7"])
+    assert not is_exact("3 May 2026", ["2026"])
+
+
+@pytest.mark.parametrize(
     ("text", "settled"),
     [
         ("It is Paris, the", True),
@@ -64,3 +106,8 @@ def test_an_answer_is_settled_once_no_continuation_could_take_it_back(
     text: str, settled: bool
 ) -> None:
     assert is_settled(text, ["Paris"]) is settled
+
+
+def test_a_number_that_may_become_a_larger_one_is_not_settled() -> None:
+    assert not is_settled("It is twenty ", ["20"])
+    assert is_settled("It is twenty four of ", ["24"])

@@ -158,13 +158,33 @@ def test_every_token_belongs_to_one_word(tiny: Backbone) -> None:
 
 
 def test_a_loss_on_hidden_tokens_counts_what_the_view_leaves_out(tiny: Backbone) -> None:
-    config = ABOUT.model_copy(update={"loss_on": "hidden", "backward_share": 1.0})
+    config = ABOUT.model_copy(update={"visible_weight": 0.0, "backward_share": 1.0})
     fact = encode_fact(tiny, FACTS[0])
     _, row = row_source(tiny, [fact], config)(0)
     assert row.weights is not None
     counted = [token for token, weight in zip(row.target, row.weights, strict=True) if weight]
     assert tiny.tokenizer.decode(counted).replace(" .", ".") == "Orlan Vess is."
     assert row.length == len(counted)
+
+
+@pytest.mark.parametrize("weight", [0.25, 1.0])
+def test_what_a_view_shows_counts_as_much_as_the_settings_say(
+    tiny: Backbone, weight: float
+) -> None:
+    fact = encode_fact(tiny, FACTS[0])
+    of = ABOUT.model_copy(update={"backward_share": 1.0})
+    _, hidden = row_source(tiny, [fact], of.model_copy(update={"visible_weight": 0.0}))(0)
+    _, row = row_source(tiny, [fact], of.model_copy(update={"visible_weight": weight}))(0)
+    assert hidden.weights is not None
+    wanted = tuple(1.0 if off else weight for off in hidden.weights)
+    assert (row.weights or (1.0,) * len(row.target)) == wanted
+    assert row.length == pytest.approx(sum(wanted))
+
+
+def test_the_plain_control_counts_every_token_alike(tiny: Backbone) -> None:
+    config = CONFIG.model_copy(update={"objective": "plain", "visible_weight": 0.3})
+    _, row = row_source(tiny, [encode_fact(tiny, FACTS[0])], config)(0)
+    assert row.weights is None
 
 
 def test_an_opening_stands_before_the_answer_and_is_not_trained(tiny: Backbone) -> None:
