@@ -33,6 +33,7 @@ class RelationTemplates:
 
     forward: tuple[str, ...]
     backward: tuple[str, ...]
+    is_symmetric: bool = False  #: whether it holds the other way round, too, as between siblings
 
 
 def probes_of(
@@ -74,17 +75,21 @@ def _probes(fact: Fact, asked: list[Asked], origin: ProbeOrigin) -> Iterator[Pro
             )
 
 
-def ambiguous_directions(fact: Fact, others: Iterable[Fact]) -> dict[Direction, str]:
+def ambiguous_directions(
+    fact: Fact, others: Iterable[Fact], *, symmetric: Collection[str] = ()
+) -> dict[Direction, str]:
     """Directions in which other facts give another right answer, and which facts those are.
 
     "Who works for X?" is no question while ten people do. Only where the fact has a triple: what
-    its own probes ask is its sender's business.
+    its own probes ask is its sender's business. A fact of a relation in `symmetric` says what it
+    says the other way round, too.
     """
     if fact.probes or not (fact.subject and fact.relation and fact.object):
         return {}
     subject, object_ = plain_name(fact.subject), plain_name(fact.object)
     reasons: dict[Direction, str] = {}
-    for other in others:
+    both_ways = fact.relation in symmetric
+    for other in (seen for one in others for seen in _ways_round(one, both_ways)):
         if other.relation != fact.relation or not (other.subject and other.object):
             continue
         same_subject = plain_name(other.subject) == subject
@@ -100,6 +105,11 @@ def ambiguous_directions(fact: Fact, others: Iterable[Fact]) -> dict[Direction, 
                 f"Fact {other.key} says {fact.relation} {fact.object}, too: {other.subject}.",
             )
     return reasons
+
+
+def _ways_round(fact: Fact, both_ways: bool) -> tuple[Fact, ...]:
+    swapped = replace(fact, subject=fact.object, object=fact.subject)
+    return (fact, swapped) if both_ways else (fact,)
 
 
 def plain_name(name: str) -> str:

@@ -63,6 +63,7 @@ class _SuiteFile(_Strict):
 class _Relation(_Strict):
     forward: list[str] = Field(min_length=1)
     backward: list[str] = Field(min_length=1)
+    symmetric: bool = False
 
 
 class _RelationFile(_Strict):
@@ -184,7 +185,9 @@ def read_relations(path: Path) -> dict[str, RelationTemplates]:
         _check(path, name, relation.forward, asks="object", shows="subject")
         _check(path, name, relation.backward, asks="subject", shows="object")
         relations[name] = RelationTemplates(
-            forward=tuple(relation.forward), backward=tuple(relation.backward)
+            forward=tuple(relation.forward),
+            backward=tuple(relation.backward),
+            is_symmetric=relation.symmetric,
         )
     return relations
 

@@ -86,12 +86,14 @@ def claim_batch(
     at_most_of_source: int | None = None,
     replay_at_most: int = 0,
     retain_at_most: int = 0,
+    symmetric: Collection[str] = (),
     now: datetime,
 ) -> ClaimedBatch | None:
     """The oldest pending facts as one new batch, or None while too few are waiting.
 
     A batch whose refresh was interrupted comes first, as it was: its training can be gone on with.
     Facts that an earlier refresh left open join the pending ones, in up to half of the batch.
+    Relations that are `symmetric` hold the other way round, too.
     The caller guards the transaction with its lease, so no two claim the same facts.
     """
     rows = _interrupted(session, trained_on, now) or _oldest(
@@ -127,7 +129,7 @@ def claim_batch(
     retained = random_for("retention", trained_on).sample(known, min(retain_at_most, len(known)))
     facts = tuple(fact_of(row) for row in rows)
     unasked = _record_ambiguous(
-        session, batch.id, (*facts, *map(fact_of, retained)), facts, now=now
+        session, batch.id, (*facts, *map(fact_of, retained)), facts, symmetric, now=now
     )
     return ClaimedBatch(
         refresh_id=refresh.id,
@@ -236,7 +238,13 @@ def in_head_by_batch(
 
 
 def _record_ambiguous(
-    session: Session, batch_id: int, asked: Sequence[Fact], batch: Sequence[Fact], *, now: datetime
+    session: Session,
+    batch_id: int,
+    asked: Sequence[Fact],
+    batch: Sequence[Fact],
+    symmetric: Collection[str],
+    *,
+    now: datetime,
 ) -> dict[str, list[Direction]]:
     """In which directions each fact has no single answer among the head's facts and the batch's."""
     relations = {fact.relation for fact in asked if fact.relation}
@@ -246,7 +254,9 @@ def _record_ambiguous(
     others |= {str(row.id): fact_of(row) for group in held for row in group}
     unasked: dict[str, list[Direction]] = {}
     for fact in asked:
-        for direction, reason in ambiguous_directions(fact, others.values()).items():
+        for direction, reason in ambiguous_directions(
+            fact, others.values(), symmetric=symmetric
+        ).items():
             unasked.setdefault(fact.key, []).append(direction)
             session.add(
                 LeftOut(

@@ -10,7 +10,7 @@ import os
 import platform
 import shutil
 import socket
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -142,6 +142,7 @@ def run_refresh(
                 at_most_of_source=settings.schedule.at_most_of_source,
                 replay_at_most=settings.training.replay_facts,
                 retain_at_most=settings.gate.retention_facts,
+                symmetric=_symmetric_relations(settings.suites.relations),
                 now=_now(),
             )
         if claimed is None:
@@ -149,6 +150,14 @@ def run_refresh(
         return _Run(settings, engine, hold, head, claimed, report, stopping or Stopping()).learn()
     finally:
         _give_back(engine, hold)
+
+
+def _symmetric_relations(path: Path) -> Collection[str]:
+    """Those of the relations' file; one that cannot be read hinders the refresh once it began."""
+    try:
+        return [name for name, asked in read_relations(path).items() if asked.is_symmetric]
+    except SuiteError:
+        return ()
 
 
 def _give_back(engine: Engine, hold: Hold) -> None:

@@ -262,3 +262,22 @@ def test_a_question_with_facts_before_it_has_its_own_among_them() -> None:
     assert capital().statement in lines
     assert len(set(lines[:-2])) == len(lines[:-2]) == 8
     assert with_facts(probe, facts) == "\n".join(lines)
+
+
+@pytest.mark.parametrize(("symmetric", "unasked"), [((), set()), (("sibling_of",), set(Direction))])
+def test_what_holds_both_ways_is_seen_from_both_ends(
+    symmetric: tuple[str, ...], unasked: set[Direction]
+) -> None:
+    """Ada is Bo's sibling, and so is Cy: nobody can say which of them is meant."""
+    said = [("Ada", "Bo"), ("Bo", "Cy"), ("Cy", "Ada")]
+    facts = [
+        Fact(key=str(at), statement="s", subject=one, relation="sibling_of", object=other)
+        for at, (one, other) in enumerate(said)
+    ]
+    assert set(ambiguous_directions(facts[0], facts, symmetric=symmetric)) == unasked
+
+
+def test_the_same_said_from_the_other_end_is_no_other_answer() -> None:
+    there = Fact(key="1", statement="s", subject="Ada", relation="married_to", object="Bo")
+    back = Fact(key="2", statement="s", subject="Bo", relation="married_to", object="Ada")
+    assert ambiguous_directions(there, [there, back], symmetric=["married_to"]) == {}
