@@ -36,6 +36,8 @@ facts = [encode_fact(backbone, Fact(key=str(at), statement=text))
 steps = list(train(backbone, attach(backbone, config), facts, anchors, config))
 if is_first():
     out.write_text(json.dumps([[step.loss, step.drift, step.tokens] for step in steps]))
+if dist.is_initialized():
+    dist.destroy_process_group()  # its threads abort an interpreter that ends under them
 """
 
 
