@@ -134,13 +134,13 @@ def with_facts(probe: Probe, facts: Sequence[Fact]) -> str:
     return "\n".join([*(fact.statement for fact in some), "", probe.question])
 
 
-def retention_probes(probes: Iterable[Probe]) -> tuple[Probe, ...]:
+def retention_probes(probes: Iterable[Probe], suite: Suite = Suite.RETENTION) -> tuple[Probe, ...]:
     """The probes of facts that were learned before, by fact and direction."""
     return tuple(
         replace(
             probe,
-            key=f"{Suite.RETENTION}/{probe.key}",
-            suite=Suite.RETENTION,
+            key=f"{suite}/{probe.key}",
+            suite=suite,
             cluster=f"{probe.suite}/{probe.cluster}",
         )
         for probe in probes

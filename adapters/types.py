@@ -26,6 +26,9 @@ class Suite(StrEnum):
     LEAKAGE = "leakage"
     SUPERSEDED = "superseded"  #: what the batch's facts replace: it must no longer be answered
     RETENTION = "retention"
+    RECALLED = (
+        "recalled"  #: facts forgotten before: asked to see whether they came back; not judged
+    )
     PINNED = "pinned"  #: questions that an admin wants kept whatever comes
     REGRESSION = "regression"
     NEIGHBOURS = "neighbours"  #: those of REGRESSION that ask about the batch's own relations
@@ -33,7 +36,14 @@ class Suite(StrEnum):
 
 #: Suites of which no more is asked than whether an accepted answer comes.
 ASKED_WHETHER = frozenset(
-    {Suite.LEAKAGE, Suite.SUPERSEDED, Suite.RETENTION, Suite.PINNED, Suite.REGRESSION}
+    {
+        Suite.LEAKAGE,
+        Suite.SUPERSEDED,
+        Suite.RETENTION,
+        Suite.RECALLED,
+        Suite.PINNED,
+        Suite.REGRESSION,
+    }
 )
 
 

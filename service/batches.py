@@ -16,6 +16,7 @@ from adapters.types import Direction, Fact, GivenProbe
 from service.facts import (
     TRIED_AGAIN,
     canonical,
+    forgotten,
     head_batches,
     is_pending,
     is_retained,
@@ -45,6 +46,8 @@ IN_HEAD = (
     MembershipOutcome.QUARANTINED,
     MembershipOutcome.UNPROVEN,
 )
+#: So many forgotten facts, the oldest, are asked whether they came back.
+MOST_RECALLED = 16
 #: What becomes of a fact that may not be tried again.
 LAST_TRY = {
     MembershipOutcome.UNLEARNED: MembershipOutcome.QUARANTINED,
@@ -65,6 +68,7 @@ class ClaimedBatch:
     retained: tuple[Fact, ...] = ()  #: of earlier batches, asked again before and after
     #: Earlier facts, each with the fact of the batch that replaces it.
     replaced: tuple[tuple[Fact, Fact], ...] = ()
+    forgotten: tuple[Fact, ...] = ()  #: of earlier batches, asked whether they came back
     known_facts: int = 0  #: how many there are of which these were drawn
     #: Directions in which a fact, by its key, is not asked: its answer would not be the only one.
     unasked: Mapping[str, Collection[Direction]] = field(default_factory=dict)
@@ -127,9 +131,11 @@ def claim_batch(
     known = [row for group in learned for row in group]
     # a simple random sample, as the gate's bound takes it for (adapters.gate.judge_retention)
     retained = random_for("retention", trained_on).sample(known, min(retain_at_most, len(known)))
+    lost = forgotten(session, None, head_batches(session)) - {row.id for row in retained}
+    again = [row for row in known if row.id in lost][:MOST_RECALLED]
     facts = tuple(fact_of(row) for row in rows)
     unasked = _record_ambiguous(
-        session, batch.id, (*facts, *map(fact_of, retained)), facts, symmetric, now=now
+        session, batch.id, (*facts, *map(fact_of, [*retained, *again])), facts, symmetric, now=now
     )
     return ClaimedBatch(
         refresh_id=refresh.id,
@@ -138,6 +144,7 @@ def claim_batch(
         replayed=tuple(fact_of(row) for row in replayed),
         retained=tuple(fact_of(row) for row in retained),
         replaced=_replaced(session, facts),
+        forgotten=tuple(fact_of(row) for row in again),
         known_facts=len(known),
         unasked=unasked,
     )

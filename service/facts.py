@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 
-from sqlalchemy import ColumnElement, exists, select
+from sqlalchemy import ColumnElement, exists, select, true
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
@@ -257,8 +257,10 @@ def states_of(session: Session, facts: Sequence[FactRow], *, now: datetime) -> d
     return states | dict.fromkeys(forgotten(session, live, in_head), FactState.FORGOTTEN)
 
 
-def forgotten(session: Session, fact_ids: Sequence[int], head: Collection[int]) -> set[int]:
-    """Those that were last asked again by a refresh of the head's, and were no longer known.
+def forgotten(session: Session, fact_ids: Sequence[int] | None, head: Collection[int]) -> set[int]:
+    """Those, of all facts or of these, that were no longer known when last asked again.
+
+    Only refreshes whose batch is in the head count: what an admin took out forgot nothing.
 
     A direction is known where at least half of its wordings are answered (adapters.gate).
     """
@@ -266,8 +268,8 @@ def forgotten(session: Session, fact_ids: Sequence[int], head: Collection[int]) 
         select(ProbeAnswer.fact_id, ProbeAnswer.probe_key, ProbeAnswer.contained, Adapter.id)
         .join(Adapter, Adapter.refresh_id == ProbeAnswer.refresh_id)
         .where(
-            ProbeAnswer.fact_id.in_(fact_ids),
-            ProbeAnswer.suite == Suite.RETENTION,
+            true() if fact_ids is None else ProbeAnswer.fact_id.in_(fact_ids),
+            ProbeAnswer.suite.in_([Suite.RETENTION, Suite.RECALLED]),
             ProbeAnswer.stage == "after",
             Adapter.batch_id.in_(sorted(head)),
         )

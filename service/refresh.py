@@ -304,6 +304,7 @@ class _Run:
             *leakage,
             *superseded_probes(replaced, relations),
             *retention_probes(asked(claimed.retained)),
+            *retention_probes(asked(claimed.forgotten), Suite.RECALLED),
             *self._pinned_probes(),
         ]
 
@@ -585,7 +586,7 @@ class _Run:
 def _of_facts(probes: Sequence[Probe], facts: Sequence[EncodedFact]) -> list[Probe]:
     """The probes of these facts of the batch, and those that are not about the batch."""
     keys = {fact.key for fact in facts}
-    others = (Suite.RETENTION, Suite.PINNED)
+    others = (Suite.RETENTION, Suite.RECALLED, Suite.PINNED)
     return [probe for probe in probes if probe.suite in others or probe.fact in keys]
 
 

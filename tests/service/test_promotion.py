@@ -409,13 +409,13 @@ def test_a_fact_that_a_later_release_no_longer_answers_for_is_forgotten_until_th
     store("Two.")
     promote()
 
-    def answered(refresh_id: int, *right: bool) -> None:
+    def answered(refresh_id: int, *right: bool, suite: Suite = Suite.RETENTION) -> None:
         with writing(engine) as session:
             for at, is_right in enumerate(right):
                 session.add(
                     ProbeAnswer(
-                        refresh_id=refresh_id, stage="after", suite=Suite.RETENTION,
-                        probe_key=f"retention/{fact}/backward/{at}", fact_id=fact, question="?",
+                        refresh_id=refresh_id, stage="after", suite=suite,
+                        probe_key=f"{suite}/{fact}/backward/{at}", fact_id=fact, question="?",
                         answers=["x"], origin=ProbeOrigin.RELATION, text="", exact=False,
                         contained=is_right, recall=0.0,
                     )
@@ -431,4 +431,43 @@ def test_a_fact_that_a_later_release_no_longer_answers_for_is_forgotten_until_th
         lineage.move_head(
             session, 3, expected_seq=4, action=HeadAction.ROLLBACK, by="a", reason="r", now=now
         )
+    assert fact_state(engine, fact) is FactState.LIVE
+
+
+def test_a_forgotten_fact_is_asked_again_until_it_comes_back(
+    engine: Engine,
+    store: Callable[..., list[int]],
+    promote: Callable[..., int],
+    claim: Callable[..., ClaimedBatch],
+    hold: Hold,
+    now: datetime,
+) -> None:
+    with writing(engine) as session:
+        leases.release(session, hold, now=now)
+    [fact] = store("One.")
+    for statement in ("Two.", "Three."):
+        promote()
+        store(statement)
+
+    def answered(refresh_id: int, suite: Suite, is_right: bool) -> None:
+        with writing(engine) as session:
+            session.add(
+                ProbeAnswer(
+                    refresh_id=refresh_id, stage="after", suite=suite,
+                    probe_key=f"{suite}/{fact}/forward/0", fact_id=fact, question="?",
+                    answers=["x"], origin=ProbeOrigin.RELATION, text="", exact=False,
+                    contained=is_right, recall=0.0,
+                )
+            )  # fmt: skip
+
+    answered(2, Suite.RETENTION, is_right=False)
+    with writing(engine) as session:
+        again = leases.acquire(session, leases.REFRESH, owner="it", now=now, lease_s=LEASE_S)
+    claimed = claim(again)
+    assert [int(asked.key) for asked in claimed.forgotten] == [fact]
+    with writing(engine) as session:
+        leases.release(session, again, now=now)
+    store("Four.")
+    promote()
+    answered(4, Suite.RECALLED, is_right=True)
     assert fact_state(engine, fact) is FactState.LIVE
