@@ -1,7 +1,7 @@
 """Read the YAML files that hold questions: the regression suite and the relation templates."""
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -204,7 +204,8 @@ def _check(path: Path, name: str, templates: list[str], *, asks: str, shows: str
 
 def _read(path: Path, model: type[Model]) -> Model:
     try:
-        return model.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
+        text = path.read_text(encoding="utf-8")
+        return model.model_validate(yaml.safe_load(text))
     except OSError as error:
         raise SuiteError(f"{path} cannot be read: {error.strerror}.") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
@@ -212,4 +213,16 @@ def _read(path: Path, model: type[Model]) -> Model:
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"])) or "the top"
-        raise SuiteError(f"{path}: {where}: {first['msg']}.") from error
+        line = _line_of(text, first["loc"])
+        raise SuiteError(f"{path}, line {line}: {where}: {first['msg']}.") from error
+
+
+def _line_of(text: str, place: Sequence[int | str]) -> int:
+    """The line, from 1, of what stands at a place in a YAML text, or of the last part that does."""
+    node = yaml.compose(text, Loader=yaml.SafeLoader)
+    for key in place:
+        if isinstance(node, yaml.SequenceNode) and isinstance(key, int) and key < len(node.value):
+            node = node.value[key]
+        elif isinstance(node, yaml.MappingNode):
+            node = next((value for name, value in node.value if name.value == key), node)
+    return 1 if node is None else int(node.start_mark.line) + 1

@@ -110,6 +110,23 @@ def test_a_broken_suite_is_refused_with_its_place(
 
 
 @pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        ("name: x\nquestions:\n  - id: a\n    subject: s\n    question: Who?\n    answers: 7\n", 6),
+        ("name: x\nquestions:\n  - id: a\n    subject: s\n", 3),  # what is missing has no line
+        ("name: x\npassages: [{id: p, text: t}]\nquestion: []\n", 3),
+        ("- a\n", 1),
+        ("", 1),
+    ],
+)
+def test_a_broken_line_is_named(tmp_path: Path, text: str, line: int) -> None:
+    path = tmp_path / "suite.yaml"
+    path.write_text(text)
+    with pytest.raises(SuiteError, match=f"suite.yaml, line {line}: "):
+        read_suite(path)
+
+
+@pytest.mark.parametrize(
     ("change", "complaint"),
     [
         ({"rows": [["Norway", "Oslo"], ["India"]]}, "table capital, row 2 has 1 cells"),

@@ -154,6 +154,7 @@ def test_the_demonstration_learns_answers_and_forgets(config: Path) -> None:
             "LOREWRIGHT_GATE__FORWARD_FLOOR": "0.4",
             "LOREWRIGHT_GATE__BACKWARD_FLOOR": "0.2",
             "LOREWRIGHT_GATE__REGRESSION_MARGIN": "0.25",
+            "LOREWRIGHT_GATE__NEIGHBOUR_MARGIN": "0.5",
         },
         capture_output=True,
         text=True,
