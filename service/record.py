@@ -1,12 +1,14 @@
 """What one refresh writes down while it runs. Every write is guarded by the refresh's lease."""
 
 import logging
+import threading
 import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 
 from sqlalchemy import Engine
+from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
 from adapters.examine import Examination
@@ -46,6 +48,7 @@ class RefreshRecord:
         self.schedule = schedule
         self.report = report
         self.timings: dict[str, float] = {}  #: seconds by phase
+        self.seen = time.monotonic()  #: when something was last written down
 
     @contextmanager
     def guarded(self) -> Iterator[Session]:
@@ -53,6 +56,39 @@ class RefreshRecord:
         with writing(self.engine) as session:
             leases.renew(session, self.hold, now=_now(), lease_s=self.schedule.lease_s)
             yield session
+        self.seen = time.monotonic()
+
+    @contextmanager
+    def kept_alive(self) -> Iterator[None]:
+        """Renew the lease from a thread of its own: loading a large model takes longer than it.
+
+        Not for ever: where nothing is written down for `stall_s`, the process hangs, and whoever
+        comes next may take over.
+        """
+        ended = threading.Event()
+
+        def renew() -> None:
+            while not ended.wait(self.schedule.lease_s / 4):
+                if time.monotonic() - self.seen > self.schedule.stall_s:
+                    log.error(
+                        "nothing happened for %s s; the lease runs out", self.schedule.stall_s
+                    )
+                    return
+                try:
+                    with writing(self.engine) as session:
+                        leases.renew(session, self.hold, now=_now(), lease_s=self.schedule.lease_s)
+                except LeaseLost:
+                    return  # the next write says so
+                except SQLAlchemyError as error:
+                    log.warning("the lease could not be renewed: %s", error)
+
+        thread = threading.Thread(target=renew, name="lease", daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            ended.set()
+            thread.join()
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:

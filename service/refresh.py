@@ -196,7 +196,8 @@ class _Run:
     def learn(self) -> RefreshEnd:
         """Train, examine, judge, record; on any error end the refresh with its reason first."""
         try:
-            return self._learn()
+            with self.record.kept_alive():
+                return self._learn()
         except LeaseLost:
             raise  # a successor has ended this refresh already
         except HeadMoved as error:

@@ -47,6 +47,7 @@ class ScheduleSettings(Section):
     #: Of one source, so that a flood from one leaves room for the others; None: all.
     at_most_of_source: Count | None = None
     lease_s: Seconds = 120  #: a refresh that shows no sign of life for so long is taken over
+    stall_s: Seconds = 3600  #: without a step or an answer for so long, a refresh counts as hung
     attempts: Count = 3  #: refreshes a fact may see fail or die before it is rejected
     #: Verdicts a fact may be left open by, unlearned or undecided, before that is final.
     tries: Count = 2
