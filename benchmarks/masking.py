@@ -91,7 +91,8 @@ def main() -> None:
             )
             if key not in kept:
                 score = run(settings, config, base, people, way, options.tokens)
-                kept[key] = {"key": key, "way": way, **described_machine(), "score": score}
+                kept[key] = {"key": key, "way": way, "seed": seed, **described_machine()}
+                kept[key]["score"] = score
                 if options.runs:
                     add_line(options.runs, kept[key])
             made.append(kept[key])
