@@ -99,12 +99,15 @@ def examine_control(
 ) -> tuple[tuple[Answer, ...], tuple[Answer, ...]]:
     """What the base says to the facts' probes: alone, and with the facts put before each question.
 
-    The second is what looking the facts up would give, and so what learning them is held against.
+    The second is what looking the facts up would give, and so what learning them is held against;
+    facts with long statements are left out of it.
     """
-    prompted = [replace(probe, question=with_facts(probe, facts)) for probe in probes]
+    asked = [(probe, with_facts(probe, facts)) for probe in probes]
+    short = [probe for probe, question in asked if question is not None]
+    prompted = [replace(probe, question=question) for probe, question in asked if question]
     said = _ask_all(base, (*probes, *prompted), answer_tokens, report)
     looked_up = [answer.text for answer in said[len(probes) :]]
-    return said[: len(probes)], tuple(map(grade, probes, looked_up))
+    return said[: len(probes)], tuple(map(grade, short, looked_up))
 
 
 def _ask_all(

@@ -86,9 +86,7 @@ def decide(
         suites.append(judge_superseded(of(Suite.SUPERSEDED), config.superseded_margin))
     if known_facts:
         suites.append(judge_retention(of(Suite.RETENTION), known_facts, config))
-        suites.append(
-            judge_known([second for _, second in of(Suite.RETENTION)], known_facts, config)
-        )
+        suites.append(judge_known(of(Suite.RETENTION), known_facts, config))
     if of(Suite.PINNED):
         suites.append(judge_pinned(of(Suite.PINNED)))
     suites.append(judge_regression(Suite.REGRESSION, general, config.regression_margin, config))
@@ -96,8 +94,8 @@ def decide(
         since_base = _paired(base, [after for _, after in general])
         suites.append(judge_regression(BASE_SUITE, since_base, config.base_margin, config))
     neighbours = [pair for pair in general if pair[0].probe.relation in relations]
-    if neighbours:
-        suites.append(judge_neighbours(neighbours, config.neighbour_margin, config))
+    if neighbours and (near := judge_neighbours(neighbours, config.neighbour_margin, config)):
+        suites.append(near)
     suites.append(judge_passages(passages_before, passages_after, config))
     return combine(tuple(suites))
 
@@ -318,36 +316,45 @@ def judge_retention(
     )
 
 
-def judge_known(answers: Sequence[Answer], known_facts: int, config: GateConfig) -> SuiteVerdict:
+def judge_known(
+    pairs: Sequence[tuple[Answer, Answer]], known_facts: int, config: GateConfig
+) -> SuiteVerdict:
     """How many of the facts that were learned once are known now, so that losses cannot add up.
 
-    All of them were when they were learned. The bound is the exact one of a sample without
-    replacement; where all were asked, it is the share itself.
+    The bound is the exact one of a sample without replacement; where all were asked, it is the
+    share itself. Where the head is below the floor, a candidate that is not below the head passes:
+    keeping it out would mend nothing.
     """
     floor = config.known_floor
-    if not answers:
+    if not pairs:
         return _without_evidence(KNOWN_SUITE, floor, "no earlier fact was asked")
-    known = _known_by_fact(answers)
+    before = fmean(_known_by_fact([first for first, _ in pairs]).values())
+    known = _known_by_fact([second for _, second in pairs])
     share, asked = fmean(known.values()), len(known)
 
     def bound(facts: int) -> float:
         return sampled_bound(share, min(facts, known_facts), known_facts, config.confidence)
 
     low = bound(asked)
-    outcome = _outcome(estimate_is_within=share >= floor, bound_is_within=low >= floor)
+    mends = before < floor and share >= before
+    outcome = _outcome(
+        estimate_is_within=share >= floor or mends, bound_is_within=low >= floor or mends
+    )
     said = f"{share:.2f} of {asked} facts that were learned once, lower bound {low:.2f}, "
     said += f"floor {floor:.2f}"
+    if mends:
+        said += f"; the head knows {before:.2f} of them, so keeping it would mend nothing"
     if outcome is Outcome.INSUFFICIENT:
         enough = _enough(lambda facts: bound(facts) >= floor, asked)
         said += f"; {enough} facts would do if the share stays (gate.retention_facts)"
     return SuiteVerdict(
         suite=KNOWN_SUITE,
         outcome=outcome,
-        questions=len(answers),
+        questions=len(pairs),
         clusters=asked,
-        before=1.0,
+        before=before,
         after=share,
-        difference=share - 1.0,
+        difference=share - before,
         interval=(low, 1.0),
         margin=floor,
         reason=said,
@@ -410,26 +417,24 @@ def judge_regression(
 
 def judge_neighbours(
     pairs: Sequence[tuple[Answer, Answer]], margin: float, config: GateConfig
-) -> SuiteVerdict:
+) -> SuiteVerdict | None:
     """What the model knows of the batch's own relations, of other subjects than the batch's.
 
-    Where so few are asked that not even all of them kept would pass, the share lost decides.
+    None where so few are asked that not even all of them kept would pass.
     """
     asked = len(pairs)
     _, at_best = paired_interval(gained=0, lost=0, asked=asked, confidence=config.confidence)
-    is_few = at_best >= margin
-    said = ", so few that the share itself decides" if is_few else ""
+    if at_best >= margin:
+        return None
     return _judge_pairs(
         Suite.NEIGHBOURS,
         pairs,
         margin,
         config,
         rise_harms=False,
-        is_few=is_few,
         say=lambda gained, lost, at_worst: (
             f"{lost} lost and {gained} gained of {asked} general questions about the batch's "
             f"relations, a loss of up to {at_worst:.3f} cannot be ruled out, margin {margin:.3f}"
-            f"{said}"
         ),
     )
 
@@ -441,13 +446,13 @@ def _judge_pairs(
     config: GateConfig,
     *,
     rise_harms: bool,
-    is_few: bool = False,
     say: Callable[[int, int, float], str],
 ) -> SuiteVerdict:
     """Questions of which each counts: the change of the share whose accepted answer comes.
 
     `say` makes the reason of how many came to be answered, how many ceased to be, and the greatest
-    harm that cannot be ruled out. Where there are too few for any bound, the estimate decides.
+    harm that cannot be ruled out. Questions of one cluster may change together, so all counts are
+    divided by the design effect (Rao and Scott 1992, Biometrics 48, 577-585).
     """
     gained = sum(second.contained and not first.contained for first, second in pairs)
     lost = sum(first.contained and not second.contained for first, second in pairs)
@@ -455,12 +460,14 @@ def _judge_pairs(
     difference = (gained - lost) / asked
     harm = difference if rise_harms else -difference
 
+    effect = design_effect(pairs)
+
     def interval(questions: int) -> tuple[float, float]:
-        scaled = questions / asked
+        scaled = questions / asked / effect
         return paired_interval(
             gained=gained * scaled,
             lost=lost * scaled,
-            asked=questions,
+            asked=asked * scaled,
             confidence=config.confidence,
         )
 
@@ -471,7 +478,7 @@ def _judge_pairs(
     low, high = interval(asked)
     outcome = _outcome(
         estimate_is_within=harm < margin,
-        bound_is_within=harm < margin if is_few else at_worst(asked) < margin,
+        bound_is_within=at_worst(asked) < margin,
     )
     said = say(gained, lost, max(0.0, at_worst(asked)))
     if outcome is Outcome.INSUFFICIENT:
@@ -481,7 +488,7 @@ def _judge_pairs(
         suite=suite,
         outcome=outcome,
         questions=asked,
-        clusters=asked,
+        clusters=len({first.probe.cluster for first, _ in pairs}),
         before=fmean(first.contained for first, _ in pairs),
         after=fmean(second.contained for _, second in pairs),
         difference=difference,
@@ -540,6 +547,18 @@ def _by_cluster(answers: Sequence[Answer]) -> list[list[bool]]:
     return list(clusters.values())
 
 
+def design_effect(pairs: Sequence[tuple[Answer, Answer]]) -> float:
+    """How much more the mean change varies than if all questions were independent; at least 1."""
+    clusters: dict[str, list[int]] = {}
+    for first, second in pairs:
+        change = second.contained - first.contained
+        clusters.setdefault(first.probe.cluster, []).append(change)
+    mean = fmean(change for some in clusters.values() for change in some)
+    apart = sum((change - mean) ** 2 for some in clusters.values() for change in some)
+    together = sum(sum(change - mean for change in some) ** 2 for some in clusters.values())
+    return max(1.0, together / apart) if apart > 0 else 1.0
+
+
 def exact_interval(share: float, count: int, *, confidence: float) -> tuple[float, float]:
     """The one-sided lower and upper bounds of a proportion (Clopper and Pearson 1934)."""
     right = share * count
@@ -553,7 +572,10 @@ def sampled_bound(share: float, drawn: int, population: int, confidence: float) 
 
     The least number right in the population of which so many in the sample are no surprise, by the
     hypergeometric distribution (Cochran 1977, section 3.6). A fraction of a fact is not counted.
+    Where all were drawn it is the share itself.
     """
+    if drawn >= population:
+        return share
     right = math.floor(share * drawn + 1e-9)
 
     def is_surprise(known: int) -> bool:

@@ -38,14 +38,21 @@ DATES = (
     (re.compile(rf"\b{_DAY}(?:\s+of)?\s+{_MONTH},?\s+{_YEAR}\b"), (3, 2, 1)),
     (re.compile(rf"\b{_MONTH}\s+{_DAY},?\s+{_YEAR}\b"), (3, 1, 2)),
 )
-_GROUPED = re.compile(r"(?<![\d.,])\d{1,3}(?:,\d{3})+(?![\d,])")
+#: What belongs to a number: 1,250 is not 250, nor 1.5 a 5, nor -5 a 5.
+_GROUPED = re.compile(r"(?<=\d),(?=\d{3}(?!\d))")
+_DECIMAL = re.compile(r"(?<=\d)\.(?=\d)")
+_SIGN = re.compile(r"(?<![\w)])[-\u2212](?=\d)")
 _NOT_WORD = re.compile(r"[^\w\s]|_")
 
 
 def words(text: str) -> list[str]:
-    """Case-folded words without punctuation; `Zürich's` and `ZÜRICHS` are the same word."""
+    """Case-folded words without punctuation; `Zürich's` and `ZÜRICHS` are the same word.
+
+    A number is one word, with its groups, decimals and sign: 1,250 is 1250 and 1.5 is not 5.
+    """
     folded = unicodedata.normalize("NFKC", text).casefold()
     joined = re.sub(r"(?<=\w)['\u2019](?=\w)", "", folded)
+    joined = _SIGN.sub("minus", _DECIMAL.sub("point", _GROUPED.sub("", joined)))
     return _NOT_WORD.sub(" ", joined).split()
 
 
@@ -63,7 +70,6 @@ def forms(text: str) -> tuple[str, ...]:
     folded = unicodedata.normalize("NFKC", text).casefold()
     for date, places in DATES:
         folded = date.sub(partial(_day, places=places), folded)
-    folded = _GROUPED.sub(lambda found: found.group().replace(",", ""), folded)
     return plain, " ".join(_with_digits(normalised(folded).split()))
 
 
@@ -76,9 +82,9 @@ def _day(found: re.Match[str], places: tuple[int, int, int]) -> str:
 def _with_digits(said: list[str]) -> Iterator[str]:
     at = 0
     while at < len(said):
-        number = NUMBERS.get(said[at])
-        following = NUMBERS.get(said[at + 1]) if at + 1 < len(said) else None
-        if number is not None and number >= 20 and following is not None and 0 < following < 10:
+        number = None if said[at] == "one" else NUMBERS.get(said[at])  # "one of them" is no 1
+        following = NUMBERS.get(said[at + 1], 0) if at + 1 < len(said) else 0
+        if number is not None and number >= 20 and 0 < following < 10:
             number, at = number + following, at + 1
         yield said[at] if number is None else str(number)
         at += 1

@@ -117,21 +117,32 @@ def plain_name(name: str) -> str:
     return " ".join(name.casefold().split()).removeprefix("the ")
 
 
-#: So many facts of the batch are put before a question, its own among them.
+#: So many facts of the batch are put before a question, its own among them, and so many characters
+#: of them: 128 questions are asked at a time.
 FACTS_PROMPTED = 8
+CHARACTERS_PROMPTED = 800
 
 
-def with_facts(probe: Probe, facts: Sequence[Fact]) -> str:
+def with_facts(probe: Probe, facts: Sequence[Fact]) -> str | None:
     """A fact's question with its statement before it, among some of the batch's other ones.
 
-    What a model could say that looked the fact up instead of having learned it.
+    What a model could say that looked the fact up instead of having learned it. None where the
+    fact's own statement alone is too long.
     """
-    own = [fact for fact in facts if fact.key == probe.fact]
-    others = [fact for fact in facts if fact.key != probe.fact]
     rng = random_for("prompted", probe.key)
-    some = own + rng.sample(others, min(len(others), FACTS_PROMPTED - len(own)))
-    rng.shuffle(some)
-    return "\n".join([*(fact.statement for fact in some), "", probe.question])
+    shown: list[str] = []
+    left = CHARACTERS_PROMPTED
+    own = [fact for fact in facts if fact.key == probe.fact]
+    for fact in (*own, *rng.sample(facts, min(len(facts), FACTS_PROMPTED))):
+        if fact.statement in shown or len(shown) == FACTS_PROMPTED:
+            continue
+        left -= len(fact.statement)
+        if left >= 0:
+            shown.append(fact.statement)
+        elif not shown:
+            return None
+    rng.shuffle(shown)
+    return "\n".join([*shown, "", probe.question])
 
 
 def retention_probes(probes: Iterable[Probe], suite: Suite = Suite.RETENTION) -> tuple[Probe, ...]:
@@ -156,8 +167,8 @@ def superseded_probes(
     """
     probes = []
     for old, new in replaced:
+        said = f"{new.statement} {new.object or ''}"
         for probe in probes_of(old, relations, without=(Direction.BACKWARD,)):
-            said = new.object or new.statement
             gone = tuple(answer for answer in probe.answers if not contains(said, [answer]))
             if gone:
                 probes.append(

@@ -25,6 +25,7 @@ class _Question(_Strict):
     id: str
     subject: str
     relation: str | None = None
+    cluster: str | None = None  #: questions that may be lost together share it
     question: str = Field(min_length=1)
     answers: list[str] = Field(min_length=1)
 
@@ -117,7 +118,7 @@ def read_suite(path: Path) -> RegressionSuite:
             Probe(
                 key=f"{suite.name}/{entry.id}",
                 suite=Suite.REGRESSION,
-                cluster=entry.id,
+                cluster=entry.cluster or entry.id,
                 question=entry.question,
                 answers=tuple(entry.answers),
                 origin=ProbeOrigin.SUITE,
@@ -167,6 +168,7 @@ def _of_tables(path: Path, tables: Iterable[_Table]) -> Iterator[_Question]:
                     id=f"{table.id}-{number:02}" + ("abcdefgh"[way] if len(table.ask) > 1 else ""),
                     subject=table.subject,
                     relation=table.relation,
+                    cluster=f"{table.id}-{number:02}",
                     question=question,
                     answers=ask.answers if ask.answer is None else cells[ask.answer],
                 )

@@ -1,6 +1,6 @@
 """Batches: the waiting facts claimed for one adapter, and freed when no verdict comes."""
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from itertools import combinations, islice, zip_longest
@@ -21,6 +21,7 @@ from service.facts import (
     is_pending,
     is_retained,
     is_tried_again,
+    is_valid,
 )
 from service.leases import Hold
 from service.models import (
@@ -46,7 +47,7 @@ IN_HEAD = (
     MembershipOutcome.QUARANTINED,
     MembershipOutcome.UNPROVEN,
 )
-#: So many forgotten facts, the oldest, are asked whether they came back.
+#: So many forgotten facts, drawn anew each time, are asked whether they came back.
 MOST_RECALLED = 16
 #: What becomes of a fact that may not be tried again.
 LAST_TRY = {
@@ -132,7 +133,8 @@ def claim_batch(
     # a simple random sample, as the gate's bound takes it for (adapters.gate.judge_retention)
     retained = random_for("retention", trained_on).sample(known, min(retain_at_most, len(known)))
     lost = forgotten(session, None, head_batches(session)) - {row.id for row in retained}
-    again = [row for row in known if row.id in lost][:MOST_RECALLED]
+    lost_rows = [row for row in known if row.id in lost]
+    again = random_for("recalled", trained_on).sample(lost_rows, min(MOST_RECALLED, len(lost_rows)))
     facts = tuple(fact_of(row) for row in rows)
     unasked = _record_ambiguous(
         session, batch.id, (*facts, *map(fact_of, [*retained, *again])), facts, symmetric, now=now
@@ -172,7 +174,7 @@ def contradictions(rows: Sequence[FactRow]) -> dict[int, str]:
                     row.id,
                     f"It contradicts fact {against.id} of {against.source}: {row.relation} of "
                     f"{row.subject} is {row.object} here and {against.object} there, and only one "
-                    "can be. Settle which, retract the other and send this one again.",
+                    "can be. Settle which, and send that one again under a new external id.",
                 )
     return reasons
 
@@ -209,6 +211,7 @@ def in_head_by_batch(
     session: Session,
     outcomes: Collection[MembershipOutcome],
     *conditions: ColumnElement[bool],
+    standing: Callable[[datetime], ColumnElement[bool]] = is_retained,
     now: datetime,
 ) -> list[list[FactRow]]:
     """The facts that the head's adapters hold with these outcomes and that are to be retained.
@@ -233,7 +236,7 @@ def in_head_by_batch(
         .join(FactRow, FactRow.id == Membership.fact_id)
         .where(
             Membership.outcome.in_(outcomes),
-            is_retained(now),
+            standing(now),
             *conditions,
         )
         .order_by(Membership.batch_id, FactRow.id)
@@ -256,7 +259,9 @@ def _record_ambiguous(
     """In which directions each fact has no single answer among the head's facts and the batch's."""
     relations = {fact.relation for fact in asked if fact.relation}
     about = FactRow.relation.in_(sorted(relations))
-    held = in_head_by_batch(session, IN_HEAD, about, now=now) if relations else []
+    held = (
+        in_head_by_batch(session, IN_HEAD, about, standing=is_valid, now=now) if relations else []
+    )
     others = {fact.key: fact for fact in batch}
     others |= {str(row.id): fact_of(row) for group in held for row in group}
     unasked: dict[str, list[Direction]] = {}
@@ -437,6 +442,21 @@ def forget_replays(session: Session, refresh_id: int, fact_ids: Iterable[int]) -
     """Drop facts from the record of what is shown again beside the refresh's batch."""
     batch = select(Batch.id).where(Batch.refresh_id == refresh_id).scalar_subquery()
     session.execute(delete(Replay).where(Replay.batch_id == batch, Replay.fact_id.in_(fact_ids)))
+
+
+def withdrawn_in_work(session: Session, refresh_id: int) -> list[int]:
+    """The facts of the refresh's batch that no longer stand, though they did when it began."""
+    ids = [membership.fact_id for membership in in_work(session, refresh_id)]
+    return list(
+        session.scalars(
+            select(FactRow.id)
+            .where(
+                FactRow.id.in_(ids),
+                FactRow.retracted_at.is_not(None) | FactRow.superseded_by.is_not(None),
+            )
+            .order_by(FactRow.id)
+        )
+    )
 
 
 def in_work(session: Session, refresh_id: int) -> list[Membership]:

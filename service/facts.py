@@ -77,6 +77,11 @@ STATE_OUTSIDE = {
     MembershipOutcome.UNDECIDED: FactState.UNDECIDED,
     MembershipOutcome.REJECTED: FactState.REJECTED,
 }
+#: What a fact is instead, whose earlier adapter is in the head.
+STILL_IN_HEAD = {
+    FactState.UNDECIDED: FactState.UNLEARNED,
+    FactState.REJECTED: FactState.QUARANTINED,
+}
 #: After these a fact waits again, beside new ones.
 TRIED_AGAIN = (MembershipOutcome.UNLEARNED, MembershipOutcome.UNDECIDED)
 
@@ -159,9 +164,10 @@ def _seen_before(fact: FactIn, held: FactRow) -> ItemOutcome:
 def _supersede_older(session: Session, newer: FactRow) -> None:
     """A functional fact replaces older ones of the same source, subject, relation and qualifiers.
 
-    Only of its own source: what one team sends must not take back what another one said.
+    Only of its own source: what one team sends must not take back what another one said. And only
+    once it may be trained itself: a held fact replaces nothing before it is approved.
     """
-    if not newer.functional:
+    if not newer.functional or (newer.held_reason and not newer.approved_at):
         return
     older = session.scalars(
         select(FactRow).where(
@@ -171,12 +177,24 @@ def _supersede_older(session: Session, newer: FactRow) -> None:
             FactRow.functional,
             FactRow.superseded_by.is_(None),
             FactRow.retracted_at.is_(None),
+            ~is_held(),
             FactRow.id < newer.id,
         )
     )
-    for row in older:
-        if canonical(row.qualifiers) == canonical(newer.qualifiers):
-            row.superseded_by = newer.id
+    replaced = [row for row in older if canonical(row.qualifiers) == canonical(newer.qualifiers)]
+    before = select(FactRow).where(FactRow.superseded_by.in_([row.id for row in replaced]))
+    for row in (*session.scalars(before), *replaced):  # what they replaced is replaced by it, too
+        row.superseded_by = newer.id
+
+
+def _restore_older(session: Session, withdrawn: FactRow) -> None:
+    """What a withdrawn fact replaced stands again: the newest of it, in place of the others."""
+    replaced = session.scalars(
+        select(FactRow).where(FactRow.superseded_by == withdrawn.id).order_by(FactRow.id.desc())
+    ).all()
+    standing = next((row for row in replaced if row.retracted_at is None), None)
+    for row in replaced:
+        row.superseded_by = None if row is standing or standing is None else standing.id
 
 
 def canonical(value: object) -> str:
@@ -240,19 +258,22 @@ def _was_given(*outcomes: MembershipOutcome) -> ColumnElement[bool]:
 def states_of(session: Session, facts: Sequence[FactRow], *, now: datetime) -> dict[int, FactState]:
     """Every fact's state, from its memberships, the head's recipe and the time."""
     ids = [fact.id for fact in facts]
-    latest = {
-        membership.fact_id: membership
-        for membership in session.scalars(
-            select(Membership)
-            .where(
-                Membership.fact_id.in_(ids),
-                Membership.outcome.is_(None) | (Membership.outcome != MembershipOutcome.FREED),
-            )
-            .order_by(Membership.batch_id)
+    tried = session.scalars(
+        select(Membership)
+        .where(
+            Membership.fact_id.in_(ids),
+            Membership.outcome.is_(None) | (Membership.outcome != MembershipOutcome.FREED),
         )
-    }
+        .order_by(Membership.batch_id)
+    ).all()
     in_head = head_batches(session)
+    latest = {membership.fact_id: membership for membership in tried}
     states = {fact.id: state_of(fact, latest.get(fact.id), in_head, now=now) for fact in facts}
+    for membership in tried:  # a later try that failed takes nothing out of the head
+        state = states[membership.fact_id]
+        is_held = membership.outcome in STATE_IN_HEAD and membership.batch_id in in_head
+        if is_held and state in STILL_IN_HEAD:
+            states[membership.fact_id] = STILL_IN_HEAD[state]
     live = [fact_id for fact_id, state in states.items() if state is FactState.LIVE]
     return states | dict.fromkeys(forgotten(session, live, in_head), FactState.FORGOTTEN)
 
@@ -337,17 +358,24 @@ def approve(session: Session, fact_id: int, *, by: str, now: datetime) -> FactRo
             f"Fact {fact_id} was already approved by {row.approved_by} at "
             f"{row.approved_at.isoformat()}."
         )
+    if row.retracted_at is not None:
+        raise Conflict(f"Fact {fact_id} was retracted at {row.retracted_at.isoformat()}.")
     row.approved_at, row.approved_by = now, by
+    _supersede_older(session, row)
     return row
 
 
 def retract(session: Session, fact_id: int, *, now: datetime) -> FactRow:
-    """Withdraw a fact: it is no longer trained. What an adapter already learned stays until that
-    adapter is taken out. Raises NotFound, or Conflict when it was retracted before."""
+    """Withdraw a fact: it is no longer trained, and what it replaced stands again.
+
+    What an adapter already learned stays until that adapter is taken out. Raises NotFound, or
+    Conflict when it was retracted before.
+    """
     row = session.get(FactRow, fact_id)
     if row is None:
         raise NotFound(f"There is no fact {fact_id}.")
     if row.retracted_at is not None:
         raise Conflict(f"Fact {fact_id} was already retracted at {row.retracted_at.isoformat()}.")
     row.retracted_at = now
+    _restore_older(session, row)
     return row

@@ -242,6 +242,12 @@ def promote(
     Raises LeaseLost or HeadMoved; either way the transaction must be aborted.
     """
     leases.release(session, hold, now=now)
+    withdrawn = batches.withdrawn_in_work(session, refresh_id)
+    if withdrawn:
+        raise HeadMoved(
+            f"Fact {', '.join(map(str, withdrawn))} was withdrawn or replaced meanwhile; "
+            "the others wait for a batch without it."
+        )
     adapter = session.get_one(Adapter, adapter_id)
     recipe = Recipe(
         base_digest=head.recipe.base_digest,

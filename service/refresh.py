@@ -276,7 +276,7 @@ class _Run:
             after.passages,
             settings.gate,
             base=base,
-            known_facts=claimed.known_facts,
+            known_facts=self._askable_facts(probes),
             unasked=self._unasked(trained),
             relations={fact.relation for fact in claimed.facts if fact.relation},
         )
@@ -313,6 +313,12 @@ class _Run:
         with reading(self.engine) as session:
             return pins.pinned_probes(session)
 
+    def _askable_facts(self, probes: Sequence[Probe]) -> int:
+        """How many of the known facts can be asked at all, by what could be of those drawn."""
+        asked = len({probe.fact for probe in probes if probe.suite is Suite.RETENTION})
+        drawn, known = len(self.claimed.retained), self.claimed.known_facts
+        return asked if drawn == known else max(asked, round(known * asked / drawn))
+
     def _unasked(self, facts: Sequence[EncodedFact]) -> dict[Suite, int]:
         """How many of these facts are not asked in a direction, as another answer is right, too."""
         directions = [self.claimed.unasked.get(fact.key, ()) for fact in facts]
@@ -330,13 +336,17 @@ class _Run:
         if not self.settings.gate.control:
             return {}
         own = [probe for probe in probes if probe.suite in SUITE_OF.values()]
-        base, prompted = examine_control(
-            self._load_base() if self.head.recipe.adapter_ids else head,
-            own,
-            self.claimed.facts,
-            answer_tokens=self.settings.gate.answer_tokens,
-            report=self._report("control"),
-        )
+        try:
+            base, prompted = examine_control(
+                self._load_base() if self.head.recipe.adapter_ids else head,
+                own,
+                self.claimed.facts,
+                answer_tokens=self.settings.gate.answer_tokens,
+                report=self._report("control"),
+            )
+        except (MemoryError, RuntimeError) as error:  # it decides nothing, so it must stop nothing
+            log.warning("The control could not be asked: %s", error)
+            return {}
         return {"base": base, "prompted": prompted}
 
     def _general_of_base(self, suite: RegressionSuite) -> Sequence[Answer] | None:

@@ -125,7 +125,8 @@ class FactIn(Strict):
     qualifiers: FreeForm = {}
     functional: bool = Field(
         default=False,
-        description="A newer object of the same subject and relation replaces this one.",
+        description="The relation has one object for this subject: a newer functional fact of the "
+        "same source, subject and relation replaces this one.",
     )
     valid_from: Moment | None = None
     valid_to: Moment | None = None

@@ -44,7 +44,8 @@ class ScheduleSettings(Section):
     every_s: Seconds = 300  #: how often the clock looks whether a refresh is due
     at_least: Count = 8  #: facts that must wait; fewer can hardly pass the gate (docs/gate.md)
     at_most: Count = 64  #: facts in one batch
-    #: Of one source, so that a flood from one leaves room for the others; None: all.
+    #: New ones of one source, so that a flood leaves room for the others; None: all. A source that
+    #: sends alone must be allowed at_least.
     at_most_of_source: Count | None = None
     lease_s: Seconds = 120  #: a refresh that shows no sign of life for so long is taken over
     stall_s: Seconds = 3600  #: without a step or an answer for so long, a refresh counts as hung

@@ -59,6 +59,10 @@ def test_recall_counts_the_answers_words_without_the_papers_stop_words() -> None
         ("About 24.", "twenty four"),
         ("It cost 1,250 crowns.", "1250"),
         ("It cost 1250 crowns.", "1,250"),
+        ("1,250, which is a lot", "1250"),
+        ("It has twenty-one strings.", "21"),
+        ("It is -5 degrees.", "-5"),
+        ("From 1990-1995.", "1995"),
         ("On May 3rd, 2026 it opened.", "3 May 2026"),
         ("On 2026-05-03 it opened.", "the 3rd of May 2026"),
         ("It opened on 3 Sept. 2026.", "September 3, 2026"),
@@ -80,6 +84,12 @@ def test_numbers_and_dates_compare_whatever_their_spelling(text: str, answer: st
         ("It opened on 3 May 2026.", "May 5, 2026"),
         ("It opened on 2026-05-03.", "2026-03-05"),
         ("Version 1,2,3", "123"),
+        ("It has 1,250 people.", "250"),
+        ("It is 12,500 metres high.", "500 metres"),
+        ("100,000 km", "100"),
+        ("1.5 million", "5 million"),
+        ("It is -5 degrees.", "5"),
+        ("It is one of the best.", "1"),
     ],
 )
 def test_other_numbers_and_dates_are_others(text: str, answer: str) -> None:

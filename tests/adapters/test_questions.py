@@ -1,5 +1,6 @@
 """Probes made from facts: given, from the triple, or by cloze."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -251,17 +252,26 @@ def test_what_a_fact_replaces_is_asked_forward_for_the_old_answer() -> None:
 def test_an_old_answer_that_the_new_one_holds_may_still_come() -> None:
     new = Fact(key="9", statement="s", subject="Velmar", object="South Tornia")
     assert superseded_probes([(capital(), new)], RELATIONS) == ()
+    told = Fact(key="9", statement="Velmar left Tornia for Osk.", subject="Velmar", object="Osk")
+    assert superseded_probes([(capital(), told)], RELATIONS) == ()
 
 
 def test_a_question_with_facts_before_it_has_its_own_among_them() -> None:
     facts = [Fact(key=str(at), statement=f"Statement {at}.") for at in range(20)]
     facts[7] = capital()
     probe = probes_of(capital(), RELATIONS)[0]
-    lines = with_facts(probe, facts).split("\n")
+    lines = str(with_facts(probe, facts)).split("\n")
     assert lines[-2:] == ["", probe.question]
     assert capital().statement in lines
     assert len(set(lines[:-2])) == len(lines[:-2]) == 8
     assert with_facts(probe, facts) == "\n".join(lines)
+
+
+def test_long_statements_are_left_out_before_a_question() -> None:
+    own, long = capital(), Fact(key="9", statement="long " * 200)
+    probe = probes_of(own, RELATIONS)[0]
+    assert with_facts(probe, [long, own]) == f"{own.statement}\n\n{probe.question}"
+    assert with_facts(probe, [replace(own, statement="long " * 200)]) is None
 
 
 @pytest.mark.parametrize(("symmetric", "unasked"), [((), set()), (("sibling_of",), set(Direction))])

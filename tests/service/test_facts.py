@@ -268,3 +268,51 @@ def test_only_what_is_held_can_be_approved(
             facts.approve(session, fact, by="admin", now=now)
         with pytest.raises(NotFound, match="no fact 4711"):
             facts.approve(session, 4711, by="admin", now=now)
+
+
+def push(engine: Engine, key_id: str, now: datetime, name: str, **more: Any) -> int:
+    held = more.pop("held_reason", None)
+    record = {**CAPITAL, "statement": f"{name}.", "object": name, **more}
+    with writing(engine) as session:
+        return facts.insert_fact(
+            session, FactIn.model_validate(record), source="newsroom", recorded_by=key_id,
+            held_reason=held, now=now,
+        ).id  # fmt: skip
+
+
+def test_a_held_fact_replaces_nothing_before_it_is_approved(
+    engine: Engine, make_key: Callable[..., str], now: datetime
+) -> None:
+    key_id = make_key(Scope.INGEST).split("_")[1]
+    old = push(engine, key_id, now, "Streslau")
+    new = push(engine, key_id, now, "Joker", held_reason="its trust is low")
+    assert (state(engine, old), state(engine, new)) == (FactState.PENDING, FactState.HELD)
+    with writing(engine) as session:
+        facts.approve(session, new, by="admin", now=now)
+    assert (state(engine, old), state(engine, new)) == (FactState.SUPERSEDED, FactState.PENDING)
+
+
+def test_what_a_withdrawn_fact_replaced_stands_again(
+    engine: Engine, make_key: Callable[..., str], now: datetime
+) -> None:
+    key_id = make_key(Scope.INGEST).split("_")[1]
+    first, second, third = (push(engine, key_id, now, name) for name in ("A", "B", "C"))
+    with reading(engine) as session:
+        assert session.get_one(FactRow, first).superseded_by == third  # not the one between
+    with writing(engine) as session:
+        facts.retract(session, third, now=now)
+    assert state(engine, second) is FactState.PENDING
+    assert state(engine, first) is FactState.SUPERSEDED
+    with writing(engine) as session:
+        facts.retract(session, second, now=now)
+    assert state(engine, first) is FactState.PENDING
+
+
+def test_a_retracted_fact_cannot_be_approved(
+    engine: Engine, make_key: Callable[..., str], now: datetime
+) -> None:
+    held = push(engine, make_key(Scope.INGEST).split("_")[1], now, "A", held_reason="low trust")
+    with writing(engine) as session:
+        facts.retract(session, held, now=now)
+        with pytest.raises(Conflict, match="was retracted"):
+            facts.approve(session, held, by="admin", now=now)

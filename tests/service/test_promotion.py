@@ -7,7 +7,7 @@ import pytest
 from sqlalchemy import Engine, func, select
 
 from adapters.types import Outcome, ProbeOrigin, Suite, Verdict
-from service import batches, leases, lineage, views
+from service import batches, facts, leases, lineage, views
 from service.batches import ClaimedBatch
 from service.db import reading, writing
 from service.errors import HeadMoved, LeaseLost
@@ -471,3 +471,42 @@ def test_a_forgotten_fact_is_asked_again_until_it_comes_back(
     promote()
     answered(4, Suite.RECALLED, is_right=True)
     assert fact_state(engine, fact) is FactState.LIVE
+
+
+def test_a_later_try_that_failed_takes_nothing_out_of_the_head(
+    engine: Engine,
+    store: Callable[..., list[int]],
+    promote: Callable[..., int],
+    reject: Callable[..., int],
+) -> None:
+    [fact] = store("One.")
+    promote(MembershipOutcome.UNLEARNED)
+    [other] = store("Two.")
+    reject()
+    assert fact_state(engine, other) is FactState.REJECTED
+    assert fact_state(engine, fact) is FactState.QUARANTINED  # its first adapter is in the head
+
+
+@pytest.mark.parametrize("how", ["retract", "replace"])
+def test_what_was_withdrawn_while_it_was_trained_is_not_published(
+    engine: Engine,
+    store: Callable[..., list[int]],
+    publish: Callable[..., int],
+    claim: Callable[..., ClaimedBatch],
+    record_candidate: Callable[[ClaimedBatch], int],
+    hold: Hold,
+    now: datetime,
+    how: str,
+) -> None:
+    capital = {"subject": "Ruritania", "relation": "capital", "functional": True}
+    [fact] = store({**capital, "statement": "Old."})
+    store("Two.")
+    claimed = claim(hold)
+    adapter_id = record_candidate(claimed)
+    if how == "retract":
+        with writing(engine) as session:
+            facts.retract(session, fact, now=now)
+    else:
+        store({**capital, "statement": "New."})
+    with pytest.raises(HeadMoved, match=f"Fact {fact} was withdrawn or replaced"):
+        publish(hold, head_of(engine), claimed, adapter_id)
