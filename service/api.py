@@ -88,6 +88,7 @@ class ItemResult(BaseModel):
     outcome: str  #: stored, duplicate or refused
     id: int | None = None
     external_id: str | None = None
+    held: str | None = None  #: why it waits for an admin's approval, where it does
     problems: list[ItemProblem] = []
 
 
@@ -327,6 +328,7 @@ def _item_result(index: int, outcome: facts.ItemOutcome) -> ItemResult:
             outcome=outcome.stored,
             id=outcome.id,
             external_id=outcome.external_id,
+            held=outcome.waits_for,
         )
     detail = (
         f"This external_id is held by fact {outcome.id} with another body (sha256 "

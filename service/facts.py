@@ -63,6 +63,7 @@ class ItemOutcome:
     external_id: str
     digest: str
     held_digest: str  #: of the body that is stored under the key
+    waits_for: str | None  #: why it waits for an admin, where it does
 
 
 STATE_IN_HEAD = {
@@ -141,6 +142,7 @@ def insert_fact(
         external_id=row.external_id,
         digest=row.body_digest,
         held_digest=row.body_digest,
+        waits_for=row.held_reason,
     )
 
 
@@ -158,6 +160,7 @@ def _seen_before(fact: FactIn, held: FactRow) -> ItemOutcome:
         external_id=held.external_id,
         digest=fact.digest,
         held_digest=held.body_digest,
+        waits_for=None if held.approved_at else held.held_reason,
     )
 
 

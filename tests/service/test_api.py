@@ -70,6 +70,16 @@ def test_one_fact_may_come_without_a_list(client: Client) -> None:
     ]
 
 
+def test_the_sender_is_told_that_a_fact_is_held(client: Client) -> None:
+    http = client()
+    fact = {"external_id": "a", "statement": "One.", "trust": "low"}
+    for outcome in ("stored", "duplicate"):
+        (item,) = http.post("/v1/facts", json=fact).json()["items"]
+        assert (item["outcome"], item["held"]) == (outcome, "its trust is 'low' (facts.hold_trust)")
+    shown = http.get("/v1/facts/1").json()
+    assert (shown["state"], shown["held_reason"]) == ("held", item["held"])
+
+
 def test_good_items_are_stored_whatever_their_neighbours_are(client: Client) -> None:
     http = client()
     items: list[Any] = [
