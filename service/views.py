@@ -288,7 +288,7 @@ def show_fact(session: Session, fact_id: int) -> FactDetail:
     )
 
 
-def facts_to_review(session: Session, *, now: datetime) -> Review:
+def facts_to_review(session: Session, *, now: datetime, limit: int = MAX_PAGE) -> Review:
     """What an admin should look at: facts that are held, expired or quarantined, oldest first."""
     quarantined = select(Membership.fact_id).where(
         Membership.outcome == MembershipOutcome.QUARANTINED
@@ -301,18 +301,24 @@ def facts_to_review(session: Session, *, now: datetime) -> Review:
             is_held() | (FactRow.valid_to <= now) | FactRow.id.in_(quarantined),
         )
         .order_by(FactRow.id)
+        .limit(limit)
     ).all()
     states = states_of(session, rows, now=now)
     said = {
         membership.fact_id: membership.reason
         for membership in session.scalars(
-            select(Membership).where(Membership.outcome == MembershipOutcome.QUARANTINED)
+            select(Membership).where(
+                Membership.outcome == MembershipOutcome.QUARANTINED,
+                Membership.fact_id.in_([row.id for row in rows]),
+            )
         )
     }
     why = {
         FactState.HELD: lambda row: f"{row.held_reason}; approve or retract it",
         FactState.EXPIRED: lambda row: f"valid until {row.valid_to.isoformat()}; retract it",
-        FactState.QUARANTINED: lambda row: f"{said.get(row.id)}; reword it, or retract it",
+        FactState.QUARANTINED: lambda row: (
+            f"{said.get(row.id) or 'a later try failed'}; reword it, or retract it"
+        ),
     }
     return Review(
         items=[
