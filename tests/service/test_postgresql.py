@@ -18,11 +18,12 @@ from alembic.runtime.migration import MigrationContext
 from sqlalchemy import Engine, inspect, select
 from sqlalchemy.orm import Session
 
-from service import batches, facts, leases, lineage
+from adapters.types import Outcome, ProbeOrigin, Suite, Verdict
+from service import batches, facts, leases, lineage, views
 from service.db import alembic_config, check_at_head, make_engine, reading, upgrade, writing
 from service.errors import HeadMoved
 from service.facts import FactState, Stored
-from service.models import ApiKey, Base, FactRow, HeadAction
+from service.models import ApiKey, Base, FactRow, HeadAction, MembershipOutcome, ProbeAnswer
 from service.schemas import FactIn
 
 NOW = datetime(2026, 5, 3, 12, tzinfo=UTC)
@@ -141,3 +142,91 @@ def move(session: Session, seq: int, release: int) -> None:
         reason="test",
         now=NOW,
     )
+
+
+def test_what_is_tried_again_reviewed_and_forgotten_is_found_there_too(engine: Engine) -> None:
+    """The queries that say more than equal and in: a window, a group of groups, a cast."""
+    with writing(engine) as session:
+        session.add(ApiKey(id="k", digest="", source="team", scopes=[], created_at=NOW))
+        lineage.make_first_release(session, base_digest="b" * 64, by="test", now=NOW)
+        ids = [
+            facts.insert_fact(
+                session, FactIn(statement=f"{at}."), source="team", recorded_by="k", now=NOW
+            ).id
+            for at in range(4)
+        ]
+    learned = promote(engine, {ids[0]: MembershipOutcome.LEARNED}, at_most_of_source=2)
+    assert learned == ids[:2]
+    with writing(engine) as session:
+        for stage, is_right in (("before", True), ("after", False)):
+            session.add(
+                ProbeAnswer(
+                    refresh_id=1, stage=stage, suite=Suite.RETENTION, fact_id=ids[0],
+                    probe_key="retention/1/forward/0", question="?", answers=["x"],
+                    origin=ProbeOrigin.RELATION, text="", exact=False, contained=is_right,
+                    recall=0.0,
+                )
+            )  # fmt: skip
+            session.add(
+                ProbeAnswer(
+                    refresh_id=1, stage=stage, suite=Suite.FORWARD, fact_id=ids[0],
+                    probe_key="1/forward/0", question="?", answers=["x"],
+                    origin=ProbeOrigin.RELATION, text="", exact=False, contained=is_right,
+                    recall=0.0,
+                )
+            )  # fmt: skip
+    with reading(engine) as session:
+        rows = session.scalars(select(FactRow).order_by(FactRow.id)).all()
+        states = facts.states_of(session, rows, now=NOW)
+        assert [states[fact] for fact in ids] == [
+            FactState.FORGOTTEN, FactState.UNLEARNED, FactState.PENDING, FactState.PENDING,
+        ]  # fmt: skip
+        assert [line.forward for line in views.show_refresh(session, 1).control] == [1.0, 0.0]
+        assert batches.count_pending(session, at_most_of_source=1, now=NOW) == 1
+        assert views.facts_to_review(session, now=NOW).items == []
+    assert promote(engine, {}, at_most_of_source=1) == [ids[1], ids[2]]
+
+
+def promote(
+    engine: Engine, outcomes: dict[int, MembershipOutcome], *, at_most_of_source: int
+) -> list[int]:
+    """Take a batch through a refresh that passes, the facts not named unlearned; their ids."""
+    with writing(engine) as session:
+        hold = leases.acquire(session, leases.REFRESH, owner="it", now=NOW, lease_s=60.0)
+        head = lineage.read_head(session)
+        claimed = batches.claim_batch(
+            session,
+            hold=hold,
+            trained_on=head.release_id,
+            at_least=1,
+            at_most=9,
+            at_most_of_source=at_most_of_source,
+            replay_at_most=9,
+            retain_at_most=9,
+            now=NOW,
+        )
+        assert claimed is not None
+        ids = [int(fact.key) for fact in claimed.facts]
+        adapter_id = lineage.record_adapter(
+            session,
+            refresh_id=claimed.refresh_id,
+            batch_id=claimed.batch_id,
+            trained_on=head.release_id,
+            digest=f"{claimed.batch_id:064x}",
+            base_digest=head.recipe.base_digest,
+            about={},
+            now=NOW,
+        )
+        lineage.promote(
+            session,
+            hold=hold,
+            refresh_id=claimed.refresh_id,
+            head=head,
+            adapter_id=adapter_id,
+            snapshot_digest=f"{claimed.refresh_id:064x}",
+            verdict=Verdict(outcome=Outcome.PASS, suites=(), reasons=()),
+            outcomes=dict.fromkeys(ids, MembershipOutcome.UNLEARNED) | outcomes,
+            tries=2,
+            now=NOW,
+        )
+    return ids
