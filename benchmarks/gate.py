@@ -16,6 +16,7 @@ with the margins of the settings file. Four questions are answered:
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from random import Random
 from typing import Any
 
@@ -29,7 +30,8 @@ from adapters.gate import (
     paired_interval,
 )
 from adapters.types import Answer, Outcome, PassageScore, Probe, ProbeOrigin, Suite, Verdict
-from benchmarks.measure import described_machine
+from benchmarks.damaged import summed_up
+from benchmarks.measure import described_machine, read_lines
 from benchmarks.trial import arguments
 from service.settings import load_settings
 
@@ -78,6 +80,7 @@ def main() -> None:
     parser = arguments(__doc__)
     parser.add_argument("--runs", type=int, default=2000)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--damaged", type=Path, help="what benchmarks.damaged kept")
     options = parser.parse_args()
     config = load_settings(options.config).gate
     rng = Random(options.seed)
@@ -86,6 +89,7 @@ def main() -> None:
         "false_rejection": false_rejection(config, options.runs, rng),
         "coverage": coverage(config, options.runs, rng),
         **drift(config, rng),
+        **(summed_up(read_lines(options.damaged)) if options.damaged else {}),
     }
     if options.json:
         print(json.dumps({**described_machine(), "runs": options.runs, **result}))

@@ -10,20 +10,13 @@ import argparse
 import json
 from collections.abc import Sequence
 from dataclasses import asdict
-from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 from adapters import gate
-from adapters.backbones import Backbone, load_backbone
 from adapters.config import TrainingConfig
-from adapters.examine import Examination, examine
-from adapters.questions import leakage_probes, probes_of
-from adapters.store import read_manifest
-from adapters.suites import read_relations, read_suite
 from adapters.types import Answer, Suite
 from benchmarks.measure import described_machine
-from benchmarks.trial import arguments, changed, invented, learn, ready_base, share
+from benchmarks.trial import arguments, changed, invented, judged, ready_base, share
 from service.settings import Settings, load_settings
 
 
@@ -46,50 +39,18 @@ def run(
     settings: Settings, config: TrainingConfig, seed: int, options: argparse.Namespace
 ) -> dict[str, Any]:
     """Train once and examine."""
-    relations = read_relations(settings.suites.relations)
-    suite = read_suite(settings.suites.regression)
-    facts = invented(seed, options.facts)
-    own = [probe for fact in facts for probe in probes_of(fact, relations)]
-    probes = [*own, *leakage_probes(facts, own, at_most=settings.gate.leakage_questions)]
-
-    def examined(backbone: Backbone, weights_digest: str, cache: Path) -> Examination:
-        return examine(
-            backbone,
-            probes,
-            suite,
-            weights_digest=weights_digest,
-            answer_tokens=settings.gate.answer_tokens,
-            cache=cache,
-            report=lambda _, __: None,
-        )
-
-    before = examined(
-        load_backbone(options.base, settings.base),
-        read_manifest(options.base)["digest"],
-        options.base.parent / "answers",
-    )
-    trained, candidate = learn(settings, config, facts, options.base)
-    with TemporaryDirectory() as nowhere:  # a trial's answers are of no use to another
-        after = examined(candidate, "trial", Path(nowhere))
-    verdict = gate.decide(
-        before.answers,
-        after.answers,
-        before.passages,
-        after.passages,
-        settings.gate,
-        relations={fact.relation for fact in facts if fact.relation},
-    )
+    done = judged(settings, config, invented(seed, options.facts), options.base)
     result = {
         "seed": seed,
-        "outcome": verdict.outcome,
-        **{line.suite: [line.before, line.after, line.interval] for line in verdict.suites},
-        "exact_share": share(after.answers, Suite.FORWARD, Suite.BACKWARD),
-        **asdict(trained),
-        "tokens_per_s": round(trained.tokens / trained.training_s),
+        "outcome": done.verdict.outcome,
+        **{line.suite: [line.before, line.after, line.interval] for line in done.verdict.suites},
+        "exact_share": share(done.answers, Suite.FORWARD, Suite.BACKWARD),
+        **asdict(done.trained),
+        "tokens_per_s": round(done.trained.tokens / done.trained.training_s),
     }
     print(line_of(result), flush=True)
     if options.show:
-        show(after.answers)
+        show(done.answers)
     return result
 
 

@@ -9,16 +9,19 @@ from tempfile import TemporaryDirectory
 
 import yaml
 
+from adapters import gate
 from adapters.anchor import anchors_of, with_decoys
 from adapters.backbones import Backbone, convert_base, load_backbone
 from adapters.compose import write_snapshot
 from adapters.config import TrainingConfig
+from adapters.examine import Examination, examine
 from adapters.lora import attached, save_adapter, set_precision
+from adapters.questions import leakage_probes, probes_of
 from adapters.rows import encode_fact
 from adapters.store import MANIFEST, read_manifest
-from adapters.suites import read_prompts
+from adapters.suites import read_prompts, read_relations, read_suite
 from adapters.train import train
-from adapters.types import Answer, Fact, Suite
+from adapters.types import Answer, Fact, Suite, Verdict
 from service.invent import invent_facts
 from service.settings import DEFAULT_CONFIG, Settings
 
@@ -118,6 +121,62 @@ def learn(
             settings, config, facts, base=base, snapshot=base, folder=folder / "adapter"
         )
         return trained, compose(settings, base, [folder / "adapter"], folder / "snapshot")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Judged:
+    """What the gate says of an adapter that was trained on the base alone."""
+
+    trained: Trained
+    answers: tuple[Answer, ...]  #: of the candidate
+    verdict: Verdict
+
+
+def judged(
+    settings: Settings,
+    config: TrainingConfig,
+    facts: Sequence[Fact],
+    base: Path,
+    *,
+    shown: Sequence[Fact] | None = None,
+) -> Judged:
+    """Train as a refresh does and put the candidate through the gate as its facts' batch.
+
+    `shown` is what it is trained on where that is not what it is asked about.
+    """
+    relations = read_relations(settings.suites.relations)
+    suite = read_suite(settings.suites.regression)
+    own = [probe for fact in facts for probe in probes_of(fact, relations)]
+    probes = [*own, *leakage_probes(facts, own, at_most=settings.gate.leakage_questions)]
+
+    def examined(backbone: Backbone, weights_digest: str, cache: Path) -> Examination:
+        return examine(
+            backbone,
+            probes,
+            suite,
+            weights_digest=weights_digest,
+            answer_tokens=settings.gate.answer_tokens,
+            cache=cache,
+            report=lambda _, __: None,
+        )
+
+    before = examined(
+        load_backbone(base, settings.base),
+        str(read_manifest(base)["digest"]),
+        base.parent / "answers",
+    )
+    trained, candidate = learn(settings, config, facts if shown is None else shown, base)
+    with TemporaryDirectory() as nowhere:  # a trial's answers are of no use to another
+        after = examined(candidate, "trial", Path(nowhere))
+    verdict = gate.decide(
+        before.answers,
+        after.answers,
+        before.passages,
+        after.passages,
+        settings.gate,
+        relations={fact.relation for fact in facts if fact.relation},
+    )
+    return Judged(trained=trained, answers=after.answers, verdict=verdict)
 
 
 def share(answers: Sequence[Answer], *suites: Suite) -> float:
