@@ -30,7 +30,7 @@ class FactState(StrEnum):
 
     HELD = "held"  #: must be approved by an admin before a refresh takes it
     EXPIRED = "expired"  #: valid no longer: neither trained nor asked any more; to be retracted
-    PENDING = "pending"  #: without a batch: the next refresh takes it
+    PENDING = "pending"  #: without a batch: the next refresh takes it, from its valid_from on
     IN_WORK = "in_work"  #: a refresh is at it
     LIVE = "live"  #: its adapter is in the head and its own probes passed
     FORGOTTEN = "forgotten"  #: it was live, and a later release no longer answers for it
@@ -247,7 +247,8 @@ def is_held() -> ColumnElement[bool]:
 
 
 def _may_be_trained(now: datetime) -> ColumnElement[bool]:
-    return is_valid(now) & ~is_held()
+    has_begun = FactRow.valid_from.is_(None) | (FactRow.valid_from <= now)
+    return is_valid(now) & has_begun & ~is_held()
 
 
 def _was_given(*outcomes: MembershipOutcome) -> ColumnElement[bool]:

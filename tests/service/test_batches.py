@@ -442,6 +442,22 @@ def test_an_expired_fact_is_not_claimed(
     assert [fact.statement for fact in claim(hold).facts] == ["Until tomorrow."]
 
 
+def test_a_fact_is_not_trained_before_it_holds(
+    engine: Engine,
+    store: Callable[..., list[int]],
+    claim: Callable[..., ClaimedBatch],
+    hold: Hold,
+    now: datetime,
+) -> None:
+    tomorrow = now + timedelta(days=1)
+    [early, _] = store({"statement": "From tomorrow.", "valid_from": tomorrow}, "Now.")
+    with reading(engine) as session:
+        assert batches.count_pending(session, now=now) == 1
+        assert batches.count_pending(session, now=tomorrow) == 2
+    assert [fact.statement for fact in claim(hold).facts] == ["Now."]
+    assert states(engine, [early]) == [FactState.PENDING]
+
+
 @pytest.mark.parametrize("field", ["valid_to", "retention_until"])
 def test_what_need_not_be_known_any_more_is_neither_replayed_nor_asked(
     engine: Engine,
