@@ -170,7 +170,7 @@ class GateConfig(Section):
     #: The largest true share of questions about names that do not exist, newly answered with what
     #: was learned; None does without the suite.
     leakage_margin: Fraction | None = 0.15
-    leakage_questions: Annotated[int, Field(ge=1)] = 64  #: at most
+    leakage_questions: Annotated[int, Field(ge=1)] = 128  #: at most
     #: The largest share of replaced facts whose old answer may still come; all are asked.
     superseded_margin: Fraction = 0.25
     retention_margin: Fraction = 0.1  #: the largest true loss, as a share of all facts known so far

@@ -61,7 +61,7 @@ class Truth:
     )
     questions: int = 700
     neighbours: int = 80  #: of the questions
-    leakage_questions: int = 64
+    leakage_questions: int = 128
     known_facts: int = 200
     passages: int = 18
 
