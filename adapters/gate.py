@@ -28,12 +28,13 @@ reason says how many.
 
 import math
 from collections.abc import Callable, Collection, Mapping, Sequence
-from statistics import NormalDist, fmean, stdev
+from statistics import fmean, stdev
 from types import MappingProxyType
 
 from scipy import stats
 
 from adapters.config import GateConfig
+from adapters.intervals import design_effect, exact_interval, paired_interval, sampled_bound
 from adapters.types import Answer, Outcome, PassageScore, Suite, SuiteVerdict, Verdict
 
 BITS_SUITE = "bits per byte"
@@ -452,7 +453,7 @@ def _judge_pairs(
 
     `say` makes the reason of how many came to be answered, how many ceased to be, and the greatest
     harm that cannot be ruled out. Questions of one cluster may change together, so all counts are
-    divided by the design effect (Rao and Scott 1992, Biometrics 48, 577-585).
+    divided by the design effect.
     """
     gained = sum(second.contained and not first.contained for first, second in pairs)
     lost = sum(first.contained and not second.contained for first, second in pairs)
@@ -460,7 +461,7 @@ def _judge_pairs(
     difference = (gained - lost) / asked
     harm = difference if rise_harms else -difference
 
-    effect = design_effect(pairs)
+    effect = design_effect(_changes_by_cluster(pairs))
 
     def interval(questions: int) -> tuple[float, float]:
         scaled = questions / asked / effect
@@ -540,92 +541,19 @@ def cluster_means(answers: Sequence[Answer]) -> list[float]:
     return [fmean(marks) for marks in _by_cluster(answers)]
 
 
+def _changes_by_cluster(pairs: Sequence[tuple[Answer, Answer]]) -> list[list[int]]:
+    clusters: dict[str, list[int]] = {}
+    for first, second in pairs:
+        change = second.contained - first.contained
+        clusters.setdefault(first.probe.cluster, []).append(change)
+    return list(clusters.values())
+
+
 def _by_cluster(answers: Sequence[Answer]) -> list[list[bool]]:
     clusters: dict[str, list[bool]] = {}
     for answer in answers:
         clusters.setdefault(answer.probe.cluster, []).append(answer.contained)
     return list(clusters.values())
-
-
-def design_effect(pairs: Sequence[tuple[Answer, Answer]]) -> float:
-    """How much more the mean change varies than if all questions were independent; at least 1."""
-    clusters: dict[str, list[int]] = {}
-    for first, second in pairs:
-        change = second.contained - first.contained
-        clusters.setdefault(first.probe.cluster, []).append(change)
-    mean = fmean(change for some in clusters.values() for change in some)
-    apart = sum((change - mean) ** 2 for some in clusters.values() for change in some)
-    together = sum(sum(change - mean for change in some) ** 2 for some in clusters.values())
-    return max(1.0, together / apart) if apart > 0 else 1.0
-
-
-def exact_interval(share: float, count: int, *, confidence: float) -> tuple[float, float]:
-    """The one-sided lower and upper bounds of a proportion (Clopper and Pearson 1934)."""
-    right = share * count
-    low = stats.beta.ppf(1 - confidence, right, count - right + 1) if right > 0 else 0.0
-    high = stats.beta.ppf(confidence, right + 1, count - right) if right < count else 1.0
-    return float(low), float(high)
-
-
-def sampled_bound(share: float, drawn: int, population: int, confidence: float) -> float:
-    """The lower bound of a population's share, from a sample drawn without replacement.
-
-    The least number right in the population of which so many in the sample are no surprise, by the
-    hypergeometric distribution (Cochran 1977, section 3.6). A fraction of a fact is not counted.
-    Where all were drawn it is the share itself.
-    """
-    if drawn >= population:
-        return share
-    right = math.floor(share * drawn + 1e-9)
-
-    def is_surprise(known: int) -> bool:
-        return bool(stats.hypergeom.sf(right - 1, population, known, drawn) <= 1 - confidence)
-
-    low, high = right - 1, population - (drawn - right)  # the last is never a surprise
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (middle, high) if is_surprise(middle) else (low, middle)
-    return high / population
-
-
-def paired_interval(
-    *, gained: float, lost: float, asked: float, confidence: float
-) -> tuple[float, float]:
-    """One-sided lower and upper bounds of p_after - p_before (Tango 1998), by bisection."""
-    z = NormalDist().inv_cdf(confidence)
-    estimate = (gained - lost) / asked
-
-    def score(difference: float) -> float:
-        return tango_score(gained=gained, lost=lost, asked=asked, difference=difference)
-
-    low = _crossing(-1.0, estimate, lambda at: score(at) > z)
-    high = _crossing(estimate, 1.0, lambda at: score(at) > -z)
-    return low, high
-
-
-def tango_score(*, gained: float, lost: float, asked: float, difference: float) -> float:
-    """Tango's z for the hypothesis p_after - p_before = difference; it falls as that rises.
-
-    `variance` puts in the maximum likelihood estimate of the lost cell under the hypothesis.
-    """
-    a = 2 * asked
-    b = -gained - lost + (2 * asked - gained + lost) * difference
-    c = -lost * difference * (1 - difference)
-    root = math.sqrt(max(0.0, b * b - 4 * a * c))
-    lost_share = (root - b) / (2 * a)
-    variance = asked * (2 * lost_share + difference * (1 - difference))
-    excess = gained - lost - asked * difference
-    if variance <= 0:
-        return math.copysign(math.inf, excess) if abs(excess) > 1e-12 else 0.0
-    return excess / math.sqrt(variance)
-
-
-def _crossing(low: float, high: float, is_left: Callable[[float], bool]) -> float:
-    """Where `is_left` turns from true to false between low and high, to 1e-9."""
-    while high - low > 1e-9:
-        middle = (low + high) / 2
-        low, high = (middle, high) if is_left(middle) else (low, middle)
-    return (low + high) / 2
 
 
 #: Beyond so many times what was asked it is not said how many questions would do.
