@@ -459,6 +459,39 @@ def withdrawn_in_work(session: Session, refresh_id: int) -> list[int]:
     )
 
 
+def reopen(session: Session, refresh_id: int) -> None:
+    """Put the memberships that the refresh's verdict decided in work again.
+
+    What was rejected before the verdict, each for a reason of its own, stays rejected.
+    """
+    verdict_at = session.get_one(Refresh, refresh_id).ended_at
+    decided = session.scalars(
+        select(Membership)
+        .join(Batch, Batch.id == Membership.batch_id)
+        .where(Batch.refresh_id == refresh_id, Membership.decided_at == verdict_at)
+    )
+    for membership in decided:
+        membership.outcome, membership.reason, membership.decided_at = None, None, None
+    session.flush()
+
+
+def tried_since(session: Session, batch_id: int) -> list[int]:
+    """The later batches that a fact of this one was in, those without a verdict left out."""
+    mine = select(Membership.fact_id).where(Membership.batch_id == batch_id)
+    return list(
+        session.scalars(
+            select(Membership.batch_id)
+            .where(
+                Membership.fact_id.in_(mine),
+                Membership.batch_id > batch_id,
+                Membership.outcome.is_(None) | (Membership.outcome != MembershipOutcome.FREED),
+            )
+            .distinct()
+            .order_by(Membership.batch_id)
+        )
+    )
+
+
 def in_work(session: Session, refresh_id: int) -> list[Membership]:
     return list(
         session.scalars(

@@ -221,6 +221,13 @@ def refresh(
         return refresh_tables(record)
 
     _show(record, as_json, tables)
+    if end.outcome is RefreshOutcome.INSUFFICIENT and not as_json:
+        err.print(
+            "The gate could not tell: the facts join the next batch. To let this adapter in as it "
+            f"is: lorewright adapters promote {end.adapter_id} --reason WHY",
+            highlight=False,
+            soft_wrap=True,
+        )
     if end.outcome is not RefreshOutcome.PROMOTED:
         raise typer.Exit(NOT_PROMOTED)
 
@@ -467,6 +474,27 @@ _list_and_show(
 )
 
 
+@groups["adapters"].command("promote")
+def adapters_promote(
+    adapter: Id,
+    reason: Annotated[str, typer.Option(help="Why; it is kept in the head's history.")],
+    as_json: Json = False,
+) -> None:
+    """Let in, on your word, an adapter of which the gate could not tell."""
+    from service.promotion import let_in
+
+    if not reason.strip():
+        raise typer.BadParameter("A reason must hold at least one word.")
+    done = let_in(context.settings, context.engine(), adapter, by=getpass.getuser(), reason=reason)
+
+    def lines() -> Iterator[str]:
+        yield f"The head moved from release {done.from_release} to {done.to_release}."
+        for fact, outcome in done.facts.items():
+            yield f"Fact {fact}: {outcome}."
+
+    _show(done, as_json, lambda: list(lines()))
+
+
 @groups["facts"].command("retract")
 def facts_retract(fact: Id) -> None:
     """Withdraw a fact. What an adapter learned of it stays until that adapter is taken out."""
@@ -485,7 +513,7 @@ def facts_approve(fact: Id) -> None:
 
 @groups["facts"].command("review")
 def facts_review(as_json: Json = False) -> None:
-    """The facts that wait for a decision: held, expired, or given up after several tries."""
+    """The facts that wait for a decision: held, expired, rejected, or given up after tries."""
     with reading(context.engine()) as session:
         review = views.facts_to_review(session, now=datetime.now(UTC))
 

@@ -43,6 +43,14 @@ class Recipe:
     def digest(self) -> str:
         return canonical_digest([self.base_digest, *self.adapter_digests])
 
+    def with_adapter(self, adapter_id: int, digest: str) -> "Recipe":
+        """The same with one more at its end."""
+        return Recipe(
+            base_digest=self.base_digest,
+            adapter_ids=(*self.adapter_ids, adapter_id),
+            adapter_digests=(*self.adapter_digests, digest),
+        )
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Head:
@@ -242,6 +250,115 @@ def promote(
     Raises LeaseLost or HeadMoved; either way the transaction must be aborted.
     """
     leases.release(session, hold, now=now)
+    release_id = _add_to_head(
+        session,
+        refresh_id=refresh_id,
+        head=head,
+        adapter_id=adapter_id,
+        snapshot_digest=snapshot_digest,
+        action=HeadAction.PROMOTION,
+        by=hold.owner,
+        reason=f"refresh {refresh_id} passed the gate",
+        outcomes=outcomes,
+        reasons=reasons,
+        tries=tries,
+        now=now,
+    )
+    _end(session, refresh_id, RefreshOutcome.PROMOTED, verdict, now)
+    return release_id
+
+
+def undecided_candidate(session: Session, adapter_id: int) -> tuple[Head, Recipe]:
+    """The head, and what it would be with a candidate of which the gate could not tell.
+
+    Raises NotFound for an unknown adapter, and Conflict with the reason for one that is not an
+    admin's to let in: the gate decided, the head is not the one that it was examined beside, or its
+    facts changed or were tried again since.
+    """
+    adapter = session.get(Adapter, adapter_id)
+    if adapter is None:
+        raise NotFound(f"There is no adapter {adapter_id}.")
+    refresh = session.get_one(Refresh, adapter.refresh_id)
+    if refresh.outcome != RefreshOutcome.INSUFFICIENT:
+        raise Conflict(
+            f"Adapter {adapter_id} is of refresh {refresh.id}, which ended as "
+            f"{refresh.outcome or 'nothing yet'}: only one of which the gate could not tell "
+            f"({RefreshOutcome.INSUFFICIENT}) can be let in."
+        )
+    head = read_head(session)
+    if head.release_id != adapter.trained_on:
+        raise Conflict(
+            f"Adapter {adapter_id} was trained and examined on release {adapter.trained_on}, and "
+            f"the head is release {head.release_id}: nobody has seen the two together. Its facts "
+            "join the next batch."
+        )
+    later = batches.tried_since(session, adapter.batch_id)
+    if later:
+        raise Conflict(
+            f"Facts of adapter {adapter_id} were in a later batch, too: "
+            f"{', '.join(map(str, later))}. Its verdict is the one that counts."
+        )
+    return head, head.recipe.with_adapter(adapter.id, adapter.digest)
+
+
+def let_in(
+    session: Session,
+    *,
+    head: Head,
+    adapter_id: int,
+    snapshot_digest: str,
+    outcomes: Mapping[int, MembershipOutcome],
+    reasons: Mapping[int, str] = MappingProxyType({}),
+    by: str,
+    reason: str,
+    tries: int,
+    now: datetime,
+) -> int:
+    """Promote a candidate of which the gate could not tell, on an admin's word; return the release.
+
+    What the gate said stays with the refresh. Raises what `undecided_candidate` raises, HeadMoved
+    when the head is no longer the one that the caller saw, and LeaseHeld while a refresh runs.
+    """
+    hold = leases.acquire(session, leases.REFRESH, owner=by, now=now, lease_s=0)
+    leases.release(session, hold, now=now)
+    undecided_candidate(session, adapter_id)
+    refresh = session.get_one(Refresh, session.get_one(Adapter, adapter_id).refresh_id)
+    batches.reopen(session, refresh.id)
+    release_id = _add_to_head(
+        session,
+        refresh_id=refresh.id,
+        head=head,
+        adapter_id=adapter_id,
+        snapshot_digest=snapshot_digest,
+        action=HeadAction.APPROVAL,
+        by=by,
+        reason=reason,
+        outcomes=outcomes,
+        reasons=reasons,
+        tries=tries,
+        now=now,
+    )
+    refresh.outcome = RefreshOutcome.PROMOTED
+    refresh.reason = f"let in by {by}: {reason}; the gate could not tell: {refresh.reason}"
+    return release_id
+
+
+def _add_to_head(
+    session: Session,
+    *,
+    refresh_id: int,
+    head: Head,
+    adapter_id: int,
+    snapshot_digest: str,
+    action: HeadAction,
+    by: str,
+    reason: str,
+    outcomes: Mapping[int, MembershipOutcome],
+    reasons: Mapping[int, str],
+    tries: int,
+    now: datetime,
+) -> int:
+    """Move the head to its recipe with one more adapter, and decide the memberships in work."""
     withdrawn = batches.withdrawn_in_work(session, refresh_id)
     if withdrawn:
         raise HeadMoved(
@@ -249,19 +366,15 @@ def promote(
             "the others wait for a batch without it."
         )
     adapter = session.get_one(Adapter, adapter_id)
-    recipe = Recipe(
-        base_digest=head.recipe.base_digest,
-        adapter_ids=(*head.recipe.adapter_ids, adapter.id),
-        adapter_digests=(*head.recipe.adapter_digests, adapter.digest),
-    )
+    recipe = head.recipe.with_adapter(adapter.id, adapter.digest)
     release = release_with(session, recipe, snapshot_digest=snapshot_digest, now=now)
     move_head(
         session,
         release.id,
         expected_seq=head.seq,
-        action=HeadAction.PROMOTION,
-        by=hold.owner,
-        reason=f"refresh {refresh_id} passed the gate",
+        action=action,
+        by=by,
+        reason=reason,
         now=now,
         refresh_id=refresh_id,
     )
@@ -274,7 +387,6 @@ def promote(
         tries=tries,
         now=now,
     )
-    _end(session, refresh_id, RefreshOutcome.PROMOTED, verdict, now)
     return release.id
 
 

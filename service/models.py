@@ -51,6 +51,7 @@ class HeadAction(StrEnum):
 
     INIT = "init"
     PROMOTION = "promotion"
+    APPROVAL = "approval"  #: an admin let in what the gate could not decide
     ROLLBACK = "rollback"
 
 

@@ -61,13 +61,10 @@ from service.db import reading, writing
 from service.errors import Conflict, HeadMoved, LeaseLost, Stopped
 from service.leases import Hold
 from service.lineage import Head, Recipe
-from service.models import (
-    MembershipOutcome,
-    Refresh,
-    RefreshOutcome,
-)
+from service.models import Refresh, RefreshOutcome
 from service.places import Places
 from service.progress import Progress, Report
+from service.promotion import learned_by_probes, wrong_by_probes
 from service.record import RefreshRecord
 from service.settings import Settings
 from service.snapshots import compose_recipe, snapshot_of
@@ -524,11 +521,7 @@ class _Run:
                 about=self._about(),
                 now=_now(),
             )
-        return adapter_id, Recipe(
-            base_digest=head.recipe.base_digest,
-            adapter_ids=(*head.recipe.adapter_ids, adapter_id),
-            adapter_digests=(*head.recipe.adapter_digests, digest),
-        )
+        return adapter_id, head.recipe.with_adapter(adapter_id, digest)
 
     def _publish(
         self,
@@ -599,27 +592,6 @@ def _of_facts(probes: Sequence[Probe], facts: Sequence[EncodedFact]) -> list[Pro
     keys = {fact.key for fact in facts}
     others = (Suite.RETENTION, Suite.RECALLED, Suite.PINNED)
     return [probe for probe in probes if probe.suite in others or probe.fact in keys]
-
-
-def learned_by_probes(answers: Sequence[Answer]) -> dict[int, MembershipOutcome]:
-    """What becomes of each fact that could be asked, once its adapter is promoted."""
-    return {
-        int(fact): MembershipOutcome.LEARNED if is_learned else MembershipOutcome.UNLEARNED
-        for fact, is_learned in gate.learned_facts(answers).items()
-    }
-
-
-def wrong_by_probes(answers: Sequence[Answer]) -> dict[int, str]:
-    """For each fact that is not learned, what was asked and what the model said instead."""
-    outcomes = learned_by_probes(answers)
-    wrong: dict[int, list[str]] = {}
-    for answer in answers:
-        if answer.probe.suite in SUITE_OF.values() and not answer.contained:
-            fact_id = int(answer.probe.cluster)
-            if outcomes[fact_id] is MembershipOutcome.UNLEARNED:
-                said = f"{answer.probe.question} It says: {answer.text.strip() or 'nothing'}"
-                wrong.setdefault(fact_id, []).append(said)
-    return {fact_id: "; ".join(said) for fact_id, said in wrong.items()}
 
 
 def _now() -> datetime:

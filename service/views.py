@@ -289,16 +289,16 @@ def show_fact(session: Session, fact_id: int) -> FactDetail:
 
 
 def facts_to_review(session: Session, *, now: datetime, limit: int = MAX_PAGE) -> Review:
-    """What an admin should look at: facts that are held, expired or quarantined, oldest first."""
-    quarantined = select(Membership.fact_id).where(
-        Membership.outcome == MembershipOutcome.QUARANTINED
-    )
+    """What an admin should look at, oldest first: what no refresh will take up by itself again."""
+    given_up = Membership.outcome.in_([MembershipOutcome.QUARANTINED, MembershipOutcome.REJECTED])
     rows = session.scalars(
         select(FactRow)
         .where(
             FactRow.superseded_by.is_(None),
             FactRow.retracted_at.is_(None),
-            is_held() | (FactRow.valid_to <= now) | FactRow.id.in_(quarantined),
+            is_held()
+            | (FactRow.valid_to <= now)
+            | FactRow.id.in_(select(Membership.fact_id).where(given_up)),
         )
         .order_by(FactRow.id)
         .limit(limit)
@@ -307,10 +307,9 @@ def facts_to_review(session: Session, *, now: datetime, limit: int = MAX_PAGE) -
     said = {
         membership.fact_id: membership.reason
         for membership in session.scalars(
-            select(Membership).where(
-                Membership.outcome == MembershipOutcome.QUARANTINED,
-                Membership.fact_id.in_([row.id for row in rows]),
-            )
+            select(Membership)
+            .where(given_up, Membership.fact_id.in_([row.id for row in rows]))
+            .order_by(Membership.batch_id)
         )
     }
     why = {
@@ -319,6 +318,7 @@ def facts_to_review(session: Session, *, now: datetime, limit: int = MAX_PAGE) -
         FactState.QUARANTINED: lambda row: (
             f"{said.get(row.id) or 'a later try failed'}; reword it, or retract it"
         ),
+        FactState.REJECTED: lambda row: f"{said[row.id]}; send it anew, or retract it",
     }
     return Review(
         items=[

@@ -6,7 +6,7 @@ Nothing here loads a model. Time is an argument everywhere, so it is one fixed m
 import os
 import shutil
 from collections.abc import Callable, Iterator
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -219,11 +219,18 @@ def reject(
 ) -> Callable[..., int]:
     """Take all that is pending through a refresh that the gate fails; return the adapter's id."""
 
-    def reject_pending(outcome: RefreshOutcome = RefreshOutcome.REJECTED) -> int:
+    def reject_pending(
+        outcome: RefreshOutcome = RefreshOutcome.REJECTED,
+        *,
+        set_aside: dict[int, str] | None = None,
+    ) -> int:
         with writing(engine) as session:
             hold = leases.acquire(session, leases.REFRESH, owner="it", now=now, lease_s=LEASE_S)
         claimed = claim(hold)
         adapter_id = record_candidate(claimed)
+        with writing(engine) as session:
+            before = now - timedelta(minutes=1)
+            batches.reject_some(session, claimed.refresh_id, set_aside or {}, now=before)
         with writing(engine) as session:
             lineage.reject(
                 session,

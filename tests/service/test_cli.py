@@ -130,6 +130,21 @@ def test_what_waits_for_a_decision_is_listed_with_its_reason_and_approved(
     assert len(run("facts", "review", "--json").json["items"]) == 1
 
 
+def test_what_was_rejected_waits_for_a_decision_with_its_reason(
+    run: Callable[..., Done], store: Callable[..., list[int]], reject: Callable[..., int]
+) -> None:
+    store("One.", "Two.")
+    adapter_id = reject()
+    (first, second) = run("facts", "review", "--json").json["items"]
+    assert (first["state"], first["why"]) == (
+        "rejected", "it forgot; send it anew, or retract it",
+    )  # fmt: skip
+    done = run("adapters", "promote", str(adapter_id), "--reason", "I know better")
+    assert (done.code, "ended as rejected" in done.err) == (1, True)
+    assert run("facts", "retract", str(second["id"])).code == 0
+    assert len(run("facts", "review", "--json").json["items"]) == 1
+
+
 @pytest.mark.usefixtures("engine")
 def test_a_question_is_pinned_listed_and_removed(run: Callable[..., Done]) -> None:
     question = ("--question", "What is the capital of Norway?")
@@ -149,6 +164,9 @@ def test_a_question_is_pinned_listed_and_removed(run: Callable[..., Done]) -> No
         (["facts", "approve", "4711"], 1, "There is no fact 4711."),
         (["facts", "show", "4711"], 1, "There is no fact 4711."),
         (["adapters", "show", "4711"], 1, "There is no adapter 4711."),
+        (["adapters", "promote", "4711", "--reason", "x"], 1, "There is no adapter 4711."),
+        (["adapters", "promote", "1"], 2, ""),
+        (["adapters", "promote", "1", "--reason", " "], 2, ""),
         (["keys", "revoke", "nobody"], 1, "There is no key nobody."),
         (["facts", "retract", "4711"], 1, "There is no fact 4711."),
         (["facts", "show", str(views.MAX_ID + 1)], 2, ""),

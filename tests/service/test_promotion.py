@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pytest
 from sqlalchemy import Engine, func, select
@@ -10,7 +11,7 @@ from adapters.types import Outcome, ProbeOrigin, Suite, Verdict
 from service import batches, facts, leases, lineage, views
 from service.batches import ClaimedBatch
 from service.db import reading, writing
-from service.errors import HeadMoved, LeaseLost
+from service.errors import Conflict, HeadMoved, LeaseHeld, LeaseLost, NotFound
 from service.facts import FactState
 from service.leases import Hold
 from service.models import (
@@ -510,3 +511,107 @@ def test_what_was_withdrawn_while_it_was_trained_is_not_published(
         store({**capital, "statement": "New."})
     with pytest.raises(HeadMoved, match=f"Fact {fact} was withdrawn or replaced"):
         publish(hold, head_of(engine), claimed, adapter_id)
+
+
+def let_in(engine: Engine, adapter_id: int, now: datetime, **changes: Any) -> int:
+    with writing(engine) as session:
+        head, _ = lineage.undecided_candidate(session, adapter_id)
+        return lineage.let_in(
+            session,
+            **{
+                "head": head,
+                "adapter_id": adapter_id,
+                "snapshot_digest": "c" * 64,
+                "outcomes": {},
+                "by": "admin",
+                "reason": "I read them all",
+                "tries": 2,
+                "now": now,
+                **changes,
+            },
+        )
+
+
+def test_an_admin_lets_in_what_the_gate_could_not_decide(
+    engine: Engine, store: Callable[..., list[int]], reject: Callable[..., int], now: datetime
+) -> None:
+    known, wrong, refused = store("One.", "Two.", "Three.")
+    adapter_id = reject(RefreshOutcome.INSUFFICIENT, set_aside={refused: "it diverges"})
+    outcomes = {known: MembershipOutcome.LEARNED, wrong: MembershipOutcome.UNLEARNED}
+    let_in(engine, adapter_id, now, outcomes=outcomes, reasons={wrong: "It says: no."})
+    assert head_of(engine).recipe.adapter_ids == (adapter_id,)
+    states = [fact_state(engine, fact) for fact in (known, wrong, refused)]
+    assert states == [FactState.LIVE, FactState.UNLEARNED, FactState.REJECTED]
+    with reading(engine) as session:
+        refresh = views.show_refresh(session, views.list_refreshes(session).items[0].id)
+        assert refresh.outcome == RefreshOutcome.PROMOTED
+        assert refresh.reason == (
+            "let in by admin: I read them all; the gate could not tell: it forgot"
+        )
+        move = views.show_release(session, head_of(engine).release_id).moves[-1]
+        assert (move.action, move.by, move.reason) == (
+            HeadAction.APPROVAL, "admin", "I read them all",
+        )  # fmt: skip
+    with pytest.raises(Conflict, match="ended as promoted"):
+        let_in(engine, adapter_id, now)
+
+
+def test_an_admin_lets_in_nothing_that_the_gate_refused(
+    engine: Engine, store: Callable[..., list[int]], reject: Callable[..., int], now: datetime
+) -> None:
+    store("One.")
+    adapter_id = reject(RefreshOutcome.REJECTED)
+    with pytest.raises(Conflict, match="ended as rejected"):
+        let_in(engine, adapter_id, now)
+    with pytest.raises(NotFound):
+        let_in(engine, adapter_id + 1, now)
+    assert counts(engine) == (1, 1)
+
+
+def test_an_admin_lets_in_nothing_beside_a_head_that_it_was_not_examined_with(
+    engine: Engine,
+    store: Callable[..., list[int]],
+    reject: Callable[..., int],
+    promote: Callable[..., int],
+    now: datetime,
+) -> None:
+    [open_fact] = store("One.")
+    adapter_id = reject(RefreshOutcome.INSUFFICIENT)
+    store("Two.")
+    promote()
+    with pytest.raises(Conflict, match="the head is release 2"):
+        let_in(engine, adapter_id, now)
+    rollback_to(engine, 1, now)
+    with pytest.raises(Conflict, match="in a later batch, too: 2"):
+        let_in(engine, adapter_id, now)
+    assert fact_state(engine, open_fact) is FactState.ROLLED_BACK
+
+
+def test_an_admin_lets_in_no_fact_that_was_withdrawn(
+    engine: Engine, store: Callable[..., list[int]], reject: Callable[..., int], now: datetime
+) -> None:
+    [withdrawn, _] = store("One.", "Two.")
+    adapter_id = reject(RefreshOutcome.INSUFFICIENT)
+    with writing(engine) as session:
+        facts.retract(session, withdrawn, now=now)
+    with pytest.raises(HeadMoved, match=f"Fact {withdrawn} was withdrawn"):
+        let_in(engine, adapter_id, now)
+    assert counts(engine) == (1, 1)
+    assert fact_state(engine, withdrawn + 1) is FactState.UNDECIDED  # nothing of it was written
+
+
+def test_nothing_is_let_in_while_a_refresh_runs_or_over_another_move(
+    engine: Engine, store: Callable[..., list[int]], reject: Callable[..., int], now: datetime
+) -> None:
+    store("One.")
+    adapter_id = reject(RefreshOutcome.INSUFFICIENT)
+    seen = head_of(engine)
+    with writing(engine) as session:
+        hold = leases.acquire(session, leases.REFRESH, owner="it", now=now, lease_s=LEASE_S)
+    with pytest.raises(LeaseHeld):
+        let_in(engine, adapter_id, now)
+    with writing(engine) as session:
+        leases.release(session, hold, now=now)
+    rollback_to(engine, 1, now)  # the same release, but somebody decided meanwhile
+    with pytest.raises(HeadMoved):
+        let_in(engine, adapter_id, now, head=seen)

@@ -33,6 +33,7 @@ from service.models import (
 )
 from service.places import Places
 from service.progress import Progress
+from service.promotion import let_in
 from service.refresh import run_refresh
 from service.rollback import go_back, take_out
 from service.schemas import FactIn
@@ -558,3 +559,23 @@ def test_without_the_control_the_base_is_not_asked(make_world: Callable[..., Wor
     push(engine, "Orlan Vess is the mayor of Tolmar.")
     refresh(world)
     assert [line.model for line in last_refresh(engine).control] == ["head before", "candidate"]
+
+
+def test_an_admin_lets_in_the_candidate_as_it_was_examined(
+    make_world: Callable[..., World],
+) -> None:
+    settings, engine = world = make_world(gate={"regression_margin": 0.01})
+    (fact,) = push(engine, "Orlan Vess is the mayor of Tolmar.")
+    end = refresh(world)
+    assert end.outcome is RefreshOutcome.INSUFFICIENT
+    assert state(engine, fact) is FactState.UNDECIDED
+    done = let_in(settings, engine, end.adapter_id, by="admin", reason="read it")
+    assert done.facts == {fact: "unlearned"}  # random weights: what it answered then still counts
+    assert head(engine).recipe.adapter_ids == (end.adapter_id,)
+    assert snapshot_of(settings, engine, done.to_release).is_dir()
+    record = last_refresh(engine)
+    assert record.outcome == "promoted"
+    assert record.verdict is not None
+    assert record.verdict["outcome"] == "insufficient evidence"
+    with reading(engine) as session:
+        assert "It says:" in str(views.show_fact(session, fact).memberships[0].reason)
