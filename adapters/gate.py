@@ -23,7 +23,9 @@ Every suite must pass (an intersection-union test), so the chance of a false pro
 
 A suite fails when its estimate itself is beyond the limit, and when the estimate is within but the
 bound is not, the verdict is "insufficient evidence": more questions could settle it, and the
-reason says how many.
+reason says how many. Each line says its power, too: how likely a harmless candidate passes it, one
+that knows HARMLESS of the facts and changes as many answers as this one, but none for the worse on
+the whole.
 """
 
 import math
@@ -34,13 +36,25 @@ from types import MappingProxyType
 from scipy import stats
 
 from adapters.config import GateConfig
-from adapters.intervals import design_effect, exact_interval, paired_interval, sampled_bound
+from adapters.intervals import (
+    design_effect,
+    exact_interval,
+    exact_power,
+    mean_power,
+    paired_interval,
+    paired_power,
+    sampled_bound,
+    sampled_power,
+)
 from adapters.types import Answer, Outcome, PassageScore, Suite, SuiteVerdict, Verdict
 
 BITS_SUITE = "bits per byte"
 BASE_SUITE = "regression since base"
 KNOWN_SUITE = "retention since learned"
 WHOLE_SUITE = "every fact"
+
+#: The share of facts that a candidate knows whose chance to pass is called the power.
+HARMLESS = 0.9
 
 
 def decide(
@@ -179,6 +193,9 @@ def judge_acquisition(
         interval=(low, high),
         margin=floor,
         reason=said,
+        power=None
+        if is_few
+        else exact_power(HARMLESS, facts, floor=floor, confidence=config.confidence),
     )
 
 
@@ -314,6 +331,14 @@ def judge_retention(
         interval=(low, high),
         margin=margin,
         reason=said,
+        power=None
+        if asked >= known_facts
+        else paired_power(
+            changed=_changed(lost + gained, asked),
+            asked=asked * (known_facts - 1) / (known_facts - asked),
+            margin=margin,
+            confidence=config.confidence,
+        ),
     )
 
 
@@ -359,6 +384,9 @@ def judge_known(
         interval=(low, 1.0),
         margin=floor,
         reason=said,
+        power=None
+        if asked >= known_facts
+        else sampled_power(HARMLESS, asked, known_facts, floor=floor, confidence=config.confidence),
     )
 
 
@@ -496,7 +524,18 @@ def _judge_pairs(
         interval=(low, high),
         margin=margin,
         reason=said,
+        power=paired_power(
+            changed=_changed(gained + lost, asked),
+            asked=asked / effect,
+            margin=margin,
+            confidence=config.confidence,
+        ),
     )
+
+
+def _changed(changes: float, asked: int) -> float:
+    """The share of answers that change, in truth: none seen is not none (rule of succession)."""
+    return (changes + 1) / (asked + 2)
 
 
 def judge_passages(
@@ -533,6 +572,7 @@ def judge_passages(
         interval=(mean - reach, mean + reach),
         margin=margin,
         reason=said,
+        power=mean_power(deviation, len(rises), margin=margin, confidence=config.confidence),
     )
 
 

@@ -1,7 +1,12 @@
-"""Bounds of shares and of their changes: what the gate decides by. Pure, each with its source."""
+"""Bounds of shares and of their changes: what the gate decides by. Pure, each with its source.
+
+Beside each bound stands its power: the chance that it stays within the limit where the truth is a
+harmless one, summed over all that could be seen.
+"""
 
 import math
 from collections.abc import Callable, Collection, Sequence
+from functools import partial
 from statistics import NormalDist, fmean
 
 from scipy import stats
@@ -13,6 +18,16 @@ def exact_interval(share: float, count: int, *, confidence: float) -> tuple[floa
     low = stats.beta.ppf(1 - confidence, right, count - right + 1) if right > 0 else 0.0
     high = stats.beta.ppf(confidence, right + 1, count - right) if right < count else 1.0
     return float(low), float(high)
+
+
+def exact_power(true_share: float, count: int, *, floor: float, confidence: float) -> float:
+    """The chance that the exact lower bound of so many reaches the floor."""
+
+    def is_enough(right: int) -> bool:
+        return exact_interval(right / count, count, confidence=confidence)[0] >= floor
+
+    needed = _least(is_enough, count)
+    return 0.0 if needed is None else float(stats.binom.sf(needed - 1, count, true_share))
 
 
 def sampled_bound(share: float, drawn: int, population: int, confidence: float) -> float:
@@ -36,6 +51,21 @@ def sampled_bound(share: float, drawn: int, population: int, confidence: float) 
     return high / population
 
 
+def sampled_power(
+    true_share: float, drawn: int, population: int, *, floor: float, confidence: float
+) -> float:
+    """The chance that `sampled_bound` reaches the floor."""
+
+    def is_enough(right: int) -> bool:
+        return sampled_bound(right / drawn, drawn, population, confidence) >= floor
+
+    needed = _least(is_enough, drawn)
+    known = round(true_share * population)
+    if needed is None:
+        return 0.0
+    return float(stats.hypergeom.sf(needed - 1, population, known, drawn))
+
+
 def paired_interval(
     *, gained: float, lost: float, asked: float, confidence: float
 ) -> tuple[float, float]:
@@ -49,6 +79,53 @@ def paired_interval(
     low = _crossing(-1.0, estimate, lambda at: score(at) > z)
     high = _crossing(estimate, 1.0, lambda at: score(at) > -z)
     return low, high
+
+
+def paired_power(*, changed: float, asked: float, margin: float, confidence: float) -> float:
+    """The chance that Tango's lower bound is above minus the margin where in truth nothing is lost.
+
+    `changed` is the share of answers that change, in truth as often for the better as for the
+    worse. The sum is over how many change and how many of these are lost.
+    """
+    count = max(1, round(asked))
+    z = NormalDist().inv_cdf(confidence)
+
+    def within(changes: int, gained: int) -> bool:
+        lost = changes - gained
+        return tango_score(gained=gained, lost=lost, asked=count, difference=-margin) > z
+
+    least, most = (int(stats.binom.ppf(at, count, changed)) for at in (1e-9, 1 - 1e-9))
+    seen = range(least, most + 1)
+    needed = [_least(partial(within, changes), changes) for changes in seen]
+    enough = [
+        changes + 1 if gained is None else gained
+        for changes, gained in zip(seen, needed, strict=True)
+    ]
+    passes = stats.binom.sf([gained - 1 for gained in enough], seen, 0.5)
+    return float((stats.binom.pmf(seen, count, changed) * passes).sum())
+
+
+def mean_power(deviation: float, count: int, *, margin: float, confidence: float) -> float:
+    """The chance that the upper t bound of a mean is below the margin where the mean is 0.
+
+    `deviation` is the standard deviation of one value. By the noncentral t distribution.
+    """
+    if deviation <= 0:
+        return 1.0
+    quantile = stats.t.ppf(confidence, count - 1)
+    away = -margin * math.sqrt(count) / deviation
+    return float(stats.nct.cdf(-quantile, count - 1, away))
+
+
+def _least(holds: Callable[[int], bool], most: int) -> int | None:
+    """The least of 0 to `most` for which it holds, as it does for all above it; by bisection."""
+    if not holds(most):
+        return None
+    low, high = -1, most
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (low, middle) if holds(middle) else (middle, high)
+    return high
 
 
 def tango_score(*, gained: float, lost: float, asked: float, difference: float) -> float:

@@ -135,6 +135,8 @@ class SuiteVerdict:
     interval: tuple[float, float] | None  #: of the quantity that the margin is compared with
     margin: float  #: the floor of an acquisition suite, the largest loss allowed of the others
     reason: str
+    #: The chance that a harmless candidate passes; None where nothing is left to chance.
+    power: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -79,7 +79,7 @@ def verdict_table(verdict: dict[str, Any]) -> Table:
     table = Table(title=f"verdict: {verdict['outcome']}", title_justify="left")
     reasons = (f"{suite['suite']}: {suite['reason']}" for suite in verdict["suites"])
     table.caption, table.caption_justify = escape("\n".join(reasons)), "left"
-    for name in ("suite", "before", "after", "change", "interval", "margin", "verdict"):
+    for name in ("suite", "before", "after", "change", "interval", "margin", "power", "verdict"):
         table.add_column(name)
     for suite in verdict["suites"]:
         interval = suite["interval"]
@@ -90,6 +90,7 @@ def verdict_table(verdict: dict[str, Any]) -> Table:
             cell(suite["difference"]),
             f"{interval[0]:.3f}..{interval[1]:.3f}" if interval else "-",
             cell(suite["margin"]),
+            cell(suite.get("power")),  # verdicts of earlier versions have none
             suite["outcome"],
         )
     return table

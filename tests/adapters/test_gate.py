@@ -470,3 +470,16 @@ def test_what_is_learned_at_the_floor_passes_at_most_once_in_twenty(
         means = rng.choices((1.0, 0.5, 0.0), weights, k=facts)
         passed += exact_interval(sum(means) / facts, facts, confidence=0.95)[0] >= floor
     assert passed / runs <= 0.05 + 3 * math.sqrt(0.05 * 0.95 / runs)
+
+
+def test_each_line_says_how_likely_a_harmless_candidate_passes_it() -> None:
+    power = {suite.suite: suite.power for suite in judge(asked=700, lost=10, gained=10).suites}
+    assert power[Suite.FORWARD] == pytest.approx(0.962, abs=0.001)  # 6 of 8 of .9 each
+    assert float(power[Suite.REGRESSION] or 0) > 0.99
+    fewer = {suite.suite: suite.power for suite in judge(asked=100, lost=3, gained=3).suites}
+    assert float(fewer[Suite.REGRESSION] or 0) < 0.6
+
+
+def test_where_all_were_asked_nothing_is_left_to_chance_and_there_is_no_power() -> None:
+    verdict = judge(config=CONFIG.model_copy(update={"every_fact": True}))
+    assert [s.power for s in verdict.suites if s.suite == "every fact"] == [None]

@@ -1,7 +1,9 @@
 """The bounds: that they agree with what is published, and keep their level."""
 
 import math
+from collections.abc import Callable
 from random import Random
+from statistics import fmean, stdev
 
 import pytest
 from scipy import optimize, stats
@@ -9,8 +11,12 @@ from scipy import optimize, stats
 from adapters.intervals import (
     design_effect,
     exact_interval,
+    exact_power,
+    mean_power,
     paired_interval,
+    paired_power,
     sampled_bound,
+    sampled_power,
     tango_score,
 )
 
@@ -101,3 +107,48 @@ def test_values_that_vary_together_count_less_and_others_as_they_are() -> None:
     assert design_effect([some * 3 for some in alone]) == pytest.approx(3.0)
     assert design_effect([[1.0, -1.0], [1.0, -1.0]]) == 1.0  # never less than independent
     assert design_effect([[0.0], [0.0]]) == 1.0
+
+
+def test_a_power_is_the_share_of_harmless_candidates_that_pass() -> None:
+    """Each against a plain simulation of candidates of which the truth is known."""
+    random = Random(7)
+    runs = 2000
+
+    def mean_of(passes: Callable[[], bool]) -> float:
+        return sum(passes() for _ in range(runs)) / runs
+
+    def acquired() -> bool:
+        right = sum(random.random() < 0.9 for _ in range(12))
+        return exact_interval(right / 12, 12, confidence=0.95)[0] >= 0.6
+
+    def retained() -> bool:
+        right = sum(random.sample([True] * 90 + [False] * 10, 40))
+        return sampled_bound(right / 40, 40, 100, 0.95) >= 0.8
+
+    def kept() -> bool:
+        changes = [random.random() < 0.08 for _ in range(150)]
+        gained = sum(change and random.random() < 0.5 for change in changes)
+        lost = sum(changes) - gained
+        return paired_interval(gained=gained, lost=lost, asked=150, confidence=0.95)[0] > -0.05
+
+    def unchanged() -> bool:
+        rises = [random.gauss(0, 0.1) for _ in range(12)]
+        reach = stats.t.ppf(0.95, 11) * stdev(rises) / math.sqrt(12)
+        return bool(fmean(rises) + reach < 0.06)
+
+    for power, passes in (
+        (exact_power(0.9, 12, floor=0.6, confidence=0.95), acquired),
+        (sampled_power(0.9, 40, 100, floor=0.8, confidence=0.95), retained),
+        (paired_power(changed=0.08, asked=150, margin=0.05, confidence=0.95), kept),
+        (mean_power(0.1, 12, margin=0.06, confidence=0.95), unchanged),
+    ):
+        assert 0.2 < power < 0.98  # neither is certain
+        assert abs(power - mean_of(passes)) < 4 * math.sqrt(power * (1 - power) / runs)
+
+
+def test_where_nothing_could_pass_there_is_no_power() -> None:
+    assert exact_power(1.0, 2, floor=0.4, confidence=0.95) == 0
+    assert sampled_power(1.0, 2, 100, floor=0.4, confidence=0.95) == 0
+    assert paired_power(changed=0.0, asked=20, margin=0.05, confidence=0.95) == 0
+    assert paired_power(changed=0.0, asked=700, margin=0.05, confidence=0.95) == 1
+    assert mean_power(0.0, 5, margin=0.05, confidence=0.95) == 1
