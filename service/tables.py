@@ -9,7 +9,7 @@ from rich.table import Table
 
 from adapters.types import ASKED_WHETHER, Suite
 from service.demo import Asked, DemoResult
-from service.views import FactDetail, RefreshDetail
+from service.views import ControlView, FactDetail, RefreshDetail
 
 MAX_CELL = 72  #: characters; --json has the whole
 
@@ -62,8 +62,8 @@ def refresh_tables(refresh: RefreshDetail) -> list[Table]:
     if refresh.verdict:
         tables.append(verdict_table(refresh.verdict))
     if refresh.control:
-        title = "the batch's own questions, share answered"
-        tables.append(table_of(refresh.control, ("model", "forward", "backward"), title=title))
+        title = "the batch's own questions: answered, answered with nothing else, ROUGE-1 recall"
+        tables.append(table_of(refresh.control, tuple(ControlView.model_fields), title=title))
     if refresh.losses:
         tables.append(loss_table(refresh))
     if refresh.probes:

@@ -1,12 +1,14 @@
 """What API and CLI show of the database: the same frozen views for both."""
 
 from datetime import UTC, datetime
+from statistics import fmean
 from typing import Any, Generic, TypeVar
 
 from pydantic import BaseModel, ConfigDict
-from sqlalchemy import Integer, cast, func, select
+from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
+from adapters.grading import best_recall
 from adapters.types import Suite
 from service import lineage
 from service.errors import NotFound
@@ -170,11 +172,18 @@ class LeftOutView(View):
 
 
 class ControlView(View):
-    """Shares of the batch's own questions that one way of answering got right."""
+    """How one way of answering did on the batch's own questions, by each measure.
 
-    model: str  #: base, base with the facts in the prompt, head before, candidate
-    forward: float | None
-    backward: float | None
+    Shares whose accepted answer stands in the reply, or is all of it, and mean ROUGE-1 recall.
+    """
+
+    model: str  #: echo of the question, base, base with the facts in the prompt, head, candidate
+    forward: float | None = None
+    backward: float | None = None
+    exact_forward: float | None = None
+    exact_backward: float | None = None
+    recall_forward: float | None = None
+    recall_backward: float | None = None
 
 
 class RefreshDetail(RefreshView):
@@ -422,6 +431,8 @@ def _cost(session: Session, refresh: Refresh) -> float | None:
     return round(sum(refresh.timings.values()) / learned, 1) if learned else None
 
 
+ECHO = "echo of the question"
+DIRECTION_OF: dict[str, str] = {Suite.FORWARD: "forward", Suite.BACKWARD: "backward"}
 CONTROLS = {
     "base": "base",
     "prompted": "base, facts in the prompt",
@@ -431,26 +442,38 @@ CONTROLS = {
 
 
 def _control(session: Session, refresh_id: int) -> list[ControlView]:
-    """Every way of answering that was asked; none while the refresh has no answers yet."""
-    shares = session.execute(
-        select(ProbeAnswer.stage, ProbeAnswer.suite, func.avg(cast(ProbeAnswer.contained, Integer)))
-        .where(
+    """Every way of answering that was asked; none while the refresh has no answers yet.
+
+    The first repeats the question: what is no better than that answered nothing.
+    """
+    rows = session.scalars(
+        select(ProbeAnswer).where(
             ProbeAnswer.refresh_id == refresh_id,
             ProbeAnswer.suite.in_([Suite.FORWARD, Suite.BACKWARD]),
         )
-        .group_by(ProbeAnswer.stage, ProbeAnswer.suite)
     ).all()
-    by_stage: dict[str, dict[str, float]] = {}
-    for stage, suite, share in shares:
-        by_stage.setdefault(stage, {})[suite] = float(share)
+    measured: dict[str, dict[str, list[float]]] = {}
+
+    def measure(
+        model: str, row: ProbeAnswer, *, has_come: float, exact: float, recall: float
+    ) -> None:
+        direction = DIRECTION_OF[row.suite]
+        of_model = measured.setdefault(model, {})
+        of_model.setdefault(direction, []).append(has_come)
+        of_model.setdefault(f"exact_{direction}", []).append(exact)
+        of_model.setdefault(f"recall_{direction}", []).append(recall)
+
+    for row in rows:
+        if row.stage == "after":  # a question that contains its answer is never asked
+            recall = best_recall(row.question, row.answers)
+            measure(ECHO, row, has_come=0.0, exact=0.0, recall=recall)
+    for stage, model in CONTROLS.items():
+        for row in rows:
+            if row.stage == stage:
+                measure(model, row, has_come=row.contained, exact=row.exact, recall=row.recall)
     return [
-        ControlView(
-            model=name,
-            forward=by_stage[stage].get(Suite.FORWARD),
-            backward=by_stage[stage].get(Suite.BACKWARD),
-        )
-        for stage, name in CONTROLS.items()
-        if stage in by_stage
+        ControlView(model=model, **{name: fmean(values) for name, values in some.items()})
+        for model, some in measured.items()
     ]
 
 

@@ -181,7 +181,7 @@ def test_what_is_tried_again_reviewed_and_forgotten_is_found_there_too(engine: E
         assert [states[fact] for fact in ids] == [
             FactState.FORGOTTEN, FactState.UNLEARNED, FactState.PENDING, FactState.PENDING,
         ]  # fmt: skip
-        assert [line.forward for line in views.show_refresh(session, 1).control] == [1.0, 0.0]
+        assert [line.forward for line in views.show_refresh(session, 1).control] == [0, 1, 0]
         assert batches.count_pending(session, at_most_of_source=1, now=NOW) == 1
         assert views.facts_to_review(session, now=NOW).items == []
     assert promote(engine, {}, at_most_of_source=1) == [ids[1], ids[2]]

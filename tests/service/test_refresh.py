@@ -544,9 +544,13 @@ def test_the_control_says_what_the_base_and_the_facts_in_the_prompt_would_have_g
         refresh(world)
         record = last_refresh(engine)
         assert [line.model for line in record.control] == [
-            "base", "base, facts in the prompt", "head before", "candidate",
+            "echo of the question", "base", "base, facts in the prompt", "head before",
+            "candidate",
         ]  # fmt: skip
-        assert all(line.forward is not None for line in record.control)
+        assert all(line.exact_forward is not None for line in record.control)
+        echo = record.control[0]
+        assert (echo.forward, echo.exact_backward) == (0, 0)
+        assert 0 <= float(echo.recall_forward or 0) < 0.5  # "the mayor of" is in the question
     assert record.seconds_per_learned_fact is None  # random weights learn nothing in four views
     with writing(engine) as session:
         for membership in session.scalars(select(Membership)):
@@ -558,7 +562,9 @@ def test_without_the_control_the_base_is_not_asked(make_world: Callable[..., Wor
     _, engine = world = make_world(gate={"control": False})
     push(engine, "Orlan Vess is the mayor of Tolmar.")
     refresh(world)
-    assert [line.model for line in last_refresh(engine).control] == ["head before", "candidate"]
+    assert [line.model for line in last_refresh(engine).control] == [
+        "echo of the question", "head before", "candidate",
+    ]  # fmt: skip
 
 
 def test_an_admin_lets_in_the_candidate_as_it_was_examined(
