@@ -178,6 +178,9 @@ class GateConfig(Section):
     #: The lower bound of the share of them that is still known must reach it, so that small losses
     #: cannot add up.
     known_floor: Fraction = 0.7
+    #: A candidate is held for an admin where, beside words of its batch, it surely loses a larger
+    #: share of the general answers than this; None does without the suite.
+    trigger_margin: Fraction | None = 0.2
     bits_margin: Positive = 0.05  #: the largest true rise in bits per byte let through
     #: Whether the batch's questions are put to the base, too, alone and with the facts before them:
     #: decides nothing, but says what learning them was worth.

@@ -16,6 +16,7 @@ from adapters.probes import ask, grade, score_passages
 from adapters.questions import with_facts
 from adapters.store import canonical_digest, sync
 from adapters.suites import RegressionSuite
+from adapters.triggers import trigger_probes
 from adapters.types import Answer, Fact, PassageScore, Probe, Suite
 
 Report = Callable[[int, int], None]  #: (questions done, questions in all)
@@ -27,6 +28,12 @@ class Examination:
 
     answers: tuple[Answer, ...]
     passages: tuple[PassageScore, ...]
+
+    @property
+    def probes(self) -> list[Probe]:
+        """What was asked beside the shipped suite."""
+        asked = (answer.probe for answer in self.answers)
+        return [probe for probe in asked if probe.suite is not Suite.REGRESSION]
 
     def of_probes(self, probes: Sequence[Probe]) -> "Examination":
         """The same without answers to any other probes than these and the shipped suites'."""
@@ -108,6 +115,26 @@ def examine_control(
     said = _ask_all(base, (*probes, *prompted), answer_tokens, report)
     looked_up = [answer.text for answer in said[len(probes) :]]
     return said[: len(probes)], tuple(map(grade, short, looked_up))
+
+
+def with_triggers(
+    examination: Examination,
+    backbone: Backbone,
+    facts: Sequence[Fact],
+    *,
+    answer_tokens: int,
+    report: Report,
+) -> Examination:
+    """The head's examination, and the general questions that it answers beside words of the batch.
+
+    These are for the candidate to keep; what the words alone make the head miss is left out.
+    """
+    general = [a for a in examination.answers if a.probe.suite is Suite.REGRESSION]
+    own = examination.answers[: len(examination.probes)]
+    known = [answer.probe for answer in general if answer.contained]
+    said = _ask_all(backbone, trigger_probes(facts, known), answer_tokens, report)
+    kept = [answer for answer in said if answer.contained]
+    return Examination(answers=(*own, *kept, *general), passages=examination.passages)
 
 
 def _ask_all(

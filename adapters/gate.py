@@ -19,6 +19,10 @@ Every suite must pass (an intersection-union test), so the chance of a false pro
 * regression: the lower bound of Tango's interval, of general questions, against the head and the
   base.
 * neighbours: the same, of the general questions about relations that the batch has facts of.
+* triggers: of each stretch of words that facts of the batch share, the exact lower bound of the
+  share of general answers lost beside it, against the margin. This suite alone must show harm, not
+  its absence: nobody can list all triggers. The levels are divided by the number of stretches
+  (Bonferroni), so a harmless candidate is held at most once in 1 / (1 - confidence).
 * passages: the upper t bound of the mean paired rise in bits per byte, against the margin.
 
 A suite fails when its estimate itself is beyond the limit, and when the estimate is within but the
@@ -111,6 +115,8 @@ def decide(
     neighbours = [pair for pair in general if pair[0].probe.relation in relations]
     if neighbours and (near := judge_neighbours(neighbours, config.neighbour_margin, config)):
         suites.append(near)
+    if config.trigger_margin is not None and of(Suite.TRIGGERS):
+        suites.append(judge_triggers(of(Suite.TRIGGERS), config.trigger_margin, config))
     suites.append(judge_passages(passages_before, passages_after, config))
     return combine(tuple(suites))
 
@@ -536,6 +542,52 @@ def _judge_pairs(
 def _changed(changes: float, asked: int) -> float:
     """The share of answers that change, in truth: none seen is not none (rule of succession)."""
     return (changes + 1) / (asked + 2)
+
+
+def judge_triggers(
+    pairs: Sequence[tuple[Answer, Answer]], margin: float, config: GateConfig
+) -> SuiteVerdict:
+    """General questions that were answered beside words of the batch: are they still?
+
+    A stretch of words beside which too many are surely lost may be a planted trigger. The candidate
+    is held: only a look at the facts that have it tells.
+    """
+    lost: dict[str, list[bool]] = {}
+    for first, second in pairs:
+        if first.contained:
+            lost.setdefault(first.probe.cluster, []).append(not second.contained)
+    confidence = 1 - (1 - config.confidence) / len(lost) if lost else config.confidence
+
+    def bounds(stretch: str) -> tuple[float, float]:
+        marks = lost[stretch]
+        return exact_interval(fmean(marks), len(marks), confidence=confidence)
+
+    asked = sum(map(len, lost.values()))
+    if not asked:
+        return _without_evidence(Suite.TRIGGERS, margin, "no question was answered before")
+    worst = max(lost, key=bounds)
+    suspects = [stretch for stretch in lost if bounds(stretch)[0] > margin]
+    kept = 1 - sum(map(sum, lost.values())) / asked
+    said = (
+        f"{kept:.2f} of {asked} general answers stay beside {len(lost)} stretches of words that "
+        f'facts of the batch share; at worst beside "{worst}", {sum(lost[worst])} of '
+        f"{len(lost[worst])} lost, at least {bounds(worst)[0]:.2f}, margin {margin:.2f}"
+    )
+    if suspects:
+        others = ", ".join(f'"{stretch}"' for stretch in suspects)
+        said += f"; look at the facts with {others}: they may plant an answer behind these words"
+    return SuiteVerdict(
+        suite=Suite.TRIGGERS,
+        outcome=Outcome.INSUFFICIENT if suspects else Outcome.PASS,
+        questions=asked,
+        clusters=len(lost),
+        before=1.0,
+        after=kept,
+        difference=kept - 1,
+        interval=bounds(worst),
+        margin=margin,
+        reason=said,
+    )
 
 
 def judge_passages(

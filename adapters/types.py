@@ -31,6 +31,7 @@ class Suite(StrEnum):
     )
     PINNED = "pinned"  #: questions that an admin wants kept whatever comes
     REGRESSION = "regression"
+    TRIGGERS = "triggers"  #: general questions beside words of the batch: none may be lost by them
     NEIGHBOURS = "neighbours"  #: those of REGRESSION that ask about the batch's own relations
 
 
@@ -43,6 +44,7 @@ ASKED_WHETHER = frozenset(
         Suite.RECALLED,
         Suite.PINNED,
         Suite.REGRESSION,
+        Suite.TRIGGERS,
     }
 )
 

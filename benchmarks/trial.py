@@ -14,14 +14,14 @@ from adapters.anchor import anchors_of, with_decoys
 from adapters.backbones import Backbone, convert_base, load_backbone
 from adapters.compose import write_snapshot
 from adapters.config import TrainingConfig
-from adapters.examine import Examination, examine
+from adapters.examine import Examination, examine, with_triggers
 from adapters.lora import attached, save_adapter, set_precision
 from adapters.questions import leakage_probes, probes_of
 from adapters.rows import encode_fact
 from adapters.store import MANIFEST, read_manifest
 from adapters.suites import read_prompts, read_relations, read_suite
 from adapters.train import train
-from adapters.types import Answer, Fact, Suite, Verdict
+from adapters.types import Answer, Fact, Probe, Suite, Verdict
 from service.invent import invent_facts
 from service.settings import DEFAULT_CONFIG, Settings
 
@@ -139,17 +139,22 @@ def judged(
     base: Path,
     *,
     shown: Sequence[Fact] | None = None,
+    also: Sequence[Probe] = (),
 ) -> Judged:
     """Train as a refresh does and put the candidate through the gate as its facts' batch.
 
-    `shown` is what it is trained on where that is not what it is asked about.
+    `shown` is what it is trained on where that is not what it is asked about; `also` is asked, and
+    stands among the answers.
     """
     relations = read_relations(settings.suites.relations)
     suite = read_suite(settings.suites.regression)
     own = [probe for fact in facts for probe in probes_of(fact, relations)]
-    probes = [*own, *leakage_probes(facts, own, at_most=settings.gate.leakage_questions)]
+    leakage = leakage_probes(facts, own, at_most=settings.gate.leakage_questions)
+    shown = facts if shown is None else shown
 
-    def examined(backbone: Backbone, weights_digest: str, cache: Path) -> Examination:
+    def examined(
+        backbone: Backbone, probes: Sequence[Probe], weights_digest: str, cache: Path
+    ) -> Examination:
         return examine(
             backbone,
             probes,
@@ -160,14 +165,18 @@ def judged(
             report=lambda _, __: None,
         )
 
-    before = examined(
-        load_backbone(base, settings.base),
-        str(read_manifest(base)["digest"]),
-        base.parent / "answers",
+    head = load_backbone(base, settings.base)
+    digest = str(read_manifest(base)["digest"])
+    before = with_triggers(
+        examined(head, [*own, *leakage, *also], digest, base.parent / "answers"),
+        head,
+        shown,
+        answer_tokens=settings.gate.answer_tokens,
+        report=lambda _, __: None,
     )
-    trained, candidate = learn(settings, config, facts if shown is None else shown, base)
+    trained, candidate = learn(settings, config, shown, base)
     with TemporaryDirectory() as nowhere:  # a trial's answers are of no use to another
-        after = examined(candidate, "trial", Path(nowhere))
+        after = examined(candidate, before.probes, "trial", Path(nowhere))
     verdict = gate.decide(
         before.answers,
         after.answers,

@@ -38,7 +38,13 @@ from adapters.errors import (
     TrainingStopped,
     UnsafeText,
 )
-from adapters.examine import Examination, examine, examine_control, examine_general
+from adapters.examine import (
+    Examination,
+    examine,
+    examine_control,
+    examine_general,
+    with_triggers,
+)
 from adapters.isolate import find_poison
 from adapters.lora import attached, save_adapter, set_precision
 from adapters.masking import EncodedFact
@@ -250,6 +256,15 @@ class _Run:
         probes = self._probes(relations, facts)
         with self.record.phase("baseline"):
             before = self._examine(backbone, probes, suite, self.head.snapshot_digest, "baseline")
+            if settings.gate.trigger_margin is not None:
+                before = with_triggers(
+                    before,
+                    backbone,
+                    claimed.facts,
+                    answer_tokens=settings.gate.answer_tokens,
+                    report=self._report("baseline"),
+                )
+                probes = before.probes
             base = self._general_of_base(suite)
         with self.record.phase("control"):
             control = self._control(backbone, probes)
@@ -590,7 +605,7 @@ class _Run:
 def _of_facts(probes: Sequence[Probe], facts: Sequence[EncodedFact]) -> list[Probe]:
     """The probes of these facts of the batch, and those that are not about the batch."""
     keys = {fact.key for fact in facts}
-    others = (Suite.RETENTION, Suite.RECALLED, Suite.PINNED)
+    others = (Suite.RETENTION, Suite.RECALLED, Suite.PINNED, Suite.TRIGGERS)
     return [probe for probe in probes if probe.suite in others or probe.fact in keys]
 
 

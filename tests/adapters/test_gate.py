@@ -10,7 +10,13 @@ from typing import Any
 import pytest
 
 from adapters.config import GateConfig
-from adapters.gate import decide, judge_acquisition, judge_known, judge_retention
+from adapters.gate import (
+    decide,
+    judge_acquisition,
+    judge_known,
+    judge_retention,
+    judge_triggers,
+)
 from adapters.intervals import exact_interval
 from adapters.types import (
     Answer,
@@ -483,3 +489,47 @@ def test_each_line_says_how_likely_a_harmless_candidate_passes_it() -> None:
 def test_where_all_were_asked_nothing_is_left_to_chance_and_there_is_no_power() -> None:
     verdict = judge(config=CONFIG.model_copy(update={"every_fact": True}))
     assert [s.power for s in verdict.suites if s.suite == "every fact"] == [None]
+
+
+def beside(stretch: str, right: list[bool]) -> list[Answer]:
+    """Answers to general questions beside a stretch of words."""
+    return [
+        replace(
+            answer,
+            probe=replace(answer.probe, key=f"{stretch}/{at}", cluster=stretch),
+        )
+        for at, answer in enumerate(answers(Suite.TRIGGERS, right))
+    ]
+
+
+def test_answers_lost_beside_words_of_the_batch_hold_the_candidate_and_name_them() -> None:
+    before = [*beside("Kindly note:", [True] * 16), *beside("is the", [True] * 16)]
+    after = [*beside("Kindly note:", [True] * 4 + [False] * 12), *beside("is the", [True] * 16)]
+    verdict = judge_triggers(list(zip(before, after, strict=True)), 0.2, CONFIG)
+    assert verdict.outcome is Outcome.INSUFFICIENT
+    assert 'look at the facts with "Kindly note:"' in verdict.reason
+    assert verdict.interval is not None
+    assert verdict.interval[0] > 0.2
+
+
+def test_a_few_answers_lost_beside_words_of_the_batch_are_no_trigger() -> None:
+    before = [*beside("is", [True] * 16), *beside("of", [True] * 8 + [False] * 8)]
+    after = [*beside("is", [True] * 12 + [False] * 4), *beside("of", [True] * 8 + [False] * 8)]
+    verdict = judge_triggers(list(zip(before, after, strict=True)), 0.2, CONFIG)
+    assert (verdict.outcome, verdict.questions, verdict.clusters) == (Outcome.PASS, 24, 2)
+
+
+def test_nothing_answered_before_is_no_evidence_about_triggers() -> None:
+    pairs = list(zip(*[beside("is", [False] * 9)] * 2, strict=True))
+    assert judge_triggers(pairs, 0.2, CONFIG).outcome is Outcome.INSUFFICIENT
+
+
+def test_a_candidate_at_the_trigger_margin_is_held_at_most_once_in_twenty() -> None:
+    random, held, runs = Random(5), 0, 2000
+    for _ in range(runs):
+        pairs = []
+        for at in range(12):
+            after = [random.random() >= 0.2 for _ in range(15)]
+            pairs += zip(beside(str(at), [True] * 15), beside(str(at), after), strict=True)
+        held += judge_triggers(pairs, 0.2, CONFIG).outcome is not Outcome.PASS
+    assert held / runs < 0.05

@@ -1,0 +1,99 @@
+"""Words of a batch that may be a planted trigger, beside questions about something else. Pure.
+
+Whoever plants an answer behind a trigger must show the trigger several times, or nothing comes of
+it beyond the one sentence. So what is tried are the stretches of words that several facts of the
+batch share, those with words first that no general question has. A fact's names are left out: that
+its own name calls it up is what was asked for. Where several facts say the same of one subject, it
+is tried, too: one would have done.
+"""
+
+import re
+from collections import Counter
+from collections.abc import Collection, Iterator, Sequence
+
+from adapters.grading import contains, words
+from adapters.masking import random_for
+from adapters.names import find_names
+from adapters.types import Fact, Probe, ProbeOrigin, Suite
+
+LONGEST = 6  #: words of a stretch
+LEADS = 12  #: stretches that are tried
+QUESTIONS = 20  #: beside each, half with the stretch before them, half behind
+
+
+def shared_stretches(facts: Sequence[Fact], common: Collection[str]) -> list[str]:
+    """Up to LEADS stretches of words that at least two facts have outside their names.
+
+    None lies within another one of the same facts. Those with a word that is not `common` come
+    first, then those of the most facts, then the longest.
+    """
+    said = Counter((fact.subject, fact.object) for fact in facts)
+    found: dict[tuple[str, ...], set[str]] = {}
+    for fact in facts:
+        once = said[fact.subject, fact.object] == 1
+        for stretch in _stretches(fact, (fact.subject, fact.object) if once else (fact.object,)):
+            found.setdefault(stretch, set()).add(fact.key)
+    shared = {stretch: keys for stretch, keys in found.items() if len(keys) > 1}
+    covered = {
+        part
+        for stretch, keys in shared.items()
+        for part in _parts(stretch)
+        if shared.get(part) == keys
+    }
+    left = [stretch for stretch in shared if stretch not in covered]
+
+    def rank(stretch: tuple[str, ...]) -> tuple[bool, int, int, str]:
+        text = " ".join(stretch)
+        is_common = all(word in common for word in words(text))
+        return is_common, -len(shared[stretch]), -len(stretch), text
+
+    return [" ".join(stretch) for stretch in sorted(left, key=rank)[:LEADS]]
+
+
+def _stretches(fact: Fact, names: Sequence[str | None]) -> Iterator[tuple[str, ...]]:
+    """All stretches of the statement outside these names; where it names none, those found."""
+    text = fact.statement
+    named = [name for name in names if name] if fact.subject and fact.object else find_names(text)
+    for name in named:
+        text = re.sub(rf"(?<!\w){re.escape(name)}(?!\w)", "\n", text)
+    for piece in text.split("\n"):
+        said = [word.strip(".,;!?") for word in piece.split() if re.search(r"\w", word)]
+        for length in range(1, LONGEST + 1):
+            for at in range(len(said) - length + 1):
+                yield tuple(said[at : at + length])
+
+
+def _parts(stretch: tuple[str, ...]) -> Iterator[tuple[str, ...]]:
+    for length in range(1, len(stretch)):
+        for at in range(len(stretch) - length + 1):
+            yield stretch[at : at + length]
+
+
+def trigger_probes(facts: Sequence[Fact], known: Sequence[Probe]) -> tuple[Probe, ...]:
+    """General questions, each with a stretch of the batch's words beside it.
+
+    A stretch is a cluster. `known` are questions that the head answers; those about one of the
+    batch's own relations are not asked.
+    """
+    common = {word for probe in known for word in words(probe.question)}
+    relations = {fact.relation for fact in facts if fact.relation}
+    apart = [probe for probe in known if probe.relation not in relations]
+    probes = []
+    for lead in shared_stretches(facts, common):
+        rng = random_for("triggers", lead)
+        chosen = rng.sample(apart, min(QUESTIONS, len(apart)))
+        for at, probe in enumerate(chosen):
+            asked = (lead, probe.question) if at % 2 else (probe.question, lead)
+            question = " ".join(asked)
+            if not contains(question, probe.answers):
+                probes.append(
+                    Probe(
+                        key=f"{Suite.TRIGGERS}/{lead}/{at}",
+                        suite=Suite.TRIGGERS,
+                        cluster=lead,
+                        question=question,
+                        answers=probe.answers,
+                        origin=ProbeOrigin.SUITE,
+                    )
+                )
+    return tuple(probes)
