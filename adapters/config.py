@@ -181,6 +181,8 @@ class GateConfig(Section):
     #: A candidate is held for an admin where, beside words of its batch, it surely loses a larger
     #: share of the general answers than this; None does without the suite.
     trigger_margin: Fraction | None = 0.2
+    #: So is one whose update is so many times as large as the median of the head's adapters'.
+    norm_factor: Annotated[float, Field(gt=1.0)] | None = 2.0
     bits_margin: Positive = 0.05  #: the largest true rise in bits per byte let through
     #: Whether the batch's questions are put to the base, too, alone and with the facts before them:
     #: decides nothing, but says what learning them was worth.

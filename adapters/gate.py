@@ -23,6 +23,8 @@ Every suite must pass (an intersection-union test), so the chance of a false pro
   share of general answers lost beside it, against the margin. This suite alone must show harm, not
   its absence: nobody can list all triggers. The levels are divided by the number of stretches
   (Bonferroni), so a harmless candidate is held at most once in 1 / (1 - confidence).
+* update norm: how large the adapter is, against the median of the head's adapters. No sample and no
+  bound; where it is out of line the candidate is held.
 * passages: the upper t bound of the mean paired rise in bits per byte, against the margin.
 
 A suite fails when its estimate itself is beyond the limit, and when the estimate is within but the
@@ -34,7 +36,7 @@ the whole.
 
 import math
 from collections.abc import Callable, Collection, Mapping, Sequence
-from statistics import fmean, stdev
+from statistics import fmean, median, stdev
 from types import MappingProxyType
 
 from scipy import stats
@@ -57,6 +59,9 @@ BASE_SUITE = "regression since base"
 KNOWN_SUITE = "retention since learned"
 WHOLE_SUITE = "every fact"
 
+NORM_SUITE = "update norm"
+#: So many adapters must be in the head before a candidate's size is held against theirs.
+FEWEST_NORMS = 3
 #: The share of facts that a candidate knows whose chance to pass is called the power.
 HARMLESS = 0.9
 
@@ -72,6 +77,8 @@ def decide(
     known_facts: int = 0,
     unasked: Mapping[Suite, int] = MappingProxyType({}),
     relations: Collection[str] = (),
+    norm: float = 0.0,
+    head_norms: Sequence[float] = (),
 ) -> Verdict:
     """The verdict on a candidate from the same probes asked of the head and of the candidate.
 
@@ -79,7 +86,8 @@ def decide(
     `known_facts` says how many facts there are to be retained. Without either there is nothing to
     hold the candidate against, and the suite has no line. `unasked` counts the facts that were left
     out of an acquisition suite because their question has several right answers, and `relations`
-    names what the batch has facts of: general questions about these are its neighbours.
+    names what the batch has facts of: general questions about these are its neighbours. `norm` is
+    the size of the candidate's update, and `head_norms` those of the adapters in the head.
 
     Raises ValueError when the two lists are not answers to the same probes, in the same order.
     """
@@ -117,6 +125,8 @@ def decide(
         suites.append(near)
     if config.trigger_margin is not None and of(Suite.TRIGGERS):
         suites.append(judge_triggers(of(Suite.TRIGGERS), config.trigger_margin, config))
+    if config.norm_factor is not None and len(head_norms) >= FEWEST_NORMS:
+        suites.append(judge_norm(norm, head_norms, config.norm_factor))
     suites.append(judge_passages(passages_before, passages_after, config))
     return combine(tuple(suites))
 
@@ -586,6 +596,30 @@ def judge_triggers(
         difference=kept - 1,
         interval=bounds(worst),
         margin=margin,
+        reason=said,
+    )
+
+
+def judge_norm(norm: float, head_norms: Sequence[float], factor: float) -> SuiteVerdict:
+    """Whether the adapter is of the size of those before it; a small one harms nobody by that."""
+    usual = median(head_norms)
+    is_outlying = norm > factor * usual
+    said = (
+        f"the update is {norm:.1f} large, those of the {len(head_norms)} adapters in the head "
+        f"{usual:.1f} (median), {factor:g} times that is let through"
+    )
+    if is_outlying:
+        said += "; look at how many facts it had, and at its loss curve"
+    return SuiteVerdict(
+        suite=NORM_SUITE,
+        outcome=Outcome.INSUFFICIENT if is_outlying else Outcome.PASS,
+        questions=len(head_norms),
+        clusters=len(head_norms),
+        before=usual,
+        after=norm,
+        difference=norm - usual,
+        interval=None,
+        margin=factor,
         reason=said,
     )
 

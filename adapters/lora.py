@@ -1,6 +1,7 @@
 """Attach LoRA to a loaded model, and write what it learned as an adapter folder."""
 
 import json
+import math
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,6 +10,7 @@ from typing import Any
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
+from safetensors import safe_open
 from torch import Tensor
 
 from adapters.backbones import DTYPES, Backbone
@@ -110,6 +112,23 @@ def save_adapter(model: PeftModel, folder: Path, *, base: str, about: dict[str, 
         (partial / "README.md").unlink(missing_ok=True)  # PEFT's empty model card
         _settle(partial / CONFIG, base=base)
         return write_manifest(partial, kind="adapter", about=about)
+
+
+def update_norm(folder: Path) -> float:
+    """How large an adapter is: the Frobenius norm of all that it adds, sqrt(sum |s B A|^2).
+
+    `folder` is in PEFT's format, with s = alpha / r. B A itself, of in x out, is never formed.
+    """
+    described = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+    scale = described["lora_alpha"] / described["r"]
+    squared = 0.0
+    with safe_open(folder / WEIGHTS, framework="pt") as tensors:
+        for name in tensors.keys():
+            if "lora_A" in name:
+                down_RI = tensors.get_tensor(name).double()
+                up_OR = tensors.get_tensor(name.replace("lora_A", "lora_B")).double()
+                squared += float(((up_OR.T @ up_OR) * (down_RI @ down_RI.T)).sum())
+    return float(scale * math.sqrt(squared))
 
 
 def _settle(path: Path, *, base: str) -> None:

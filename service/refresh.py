@@ -46,7 +46,7 @@ from adapters.examine import (
     with_triggers,
 )
 from adapters.isolate import find_poison
-from adapters.lora import attached, save_adapter, set_precision
+from adapters.lora import attached, save_adapter, set_precision, update_norm
 from adapters.masking import EncodedFact
 from adapters.questions import (
     SUITE_OF,
@@ -67,7 +67,7 @@ from service.db import reading, writing
 from service.errors import Conflict, HeadMoved, LeaseLost, Stopped
 from service.leases import Hold
 from service.lineage import Head, Recipe
-from service.models import Refresh, RefreshOutcome
+from service.models import Adapter, Refresh, RefreshOutcome
 from service.places import Places
 from service.progress import Progress, Report
 from service.promotion import learned_by_probes, wrong_by_probes
@@ -89,6 +89,8 @@ HINDRANCES = (
     OutOfMemoryError,
     OperationalError,
 )
+
+UPDATE_NORM = "update_norm"  #: in what is recorded about an adapter
 
 OUTCOMES = {
     Outcome.PASS: RefreshOutcome.PROMOTED,
@@ -194,6 +196,7 @@ class _Run:
         self.places = Places(settings.state_dir)
         self.replayed: Sequence[EncodedFact] = ()
         self.precision: str | None = None  #: what the training computes in
+        self.norm = 0.0  #: how large the adapter is
         self.composed: Path | None = None  #: a snapshot that no release refers to yet
 
     def learn(self) -> RefreshEnd:
@@ -291,6 +294,8 @@ class _Run:
             known_facts=self._askable_facts(probes),
             unasked=self._unasked(trained),
             relations={fact.relation for fact in claimed.facts if fact.relation},
+            norm=self.norm,
+            head_norms=self._head_norms(),
         )
         return self._publish(adapter_id, snapshot_digest, before, after, control, verdict)
 
@@ -338,6 +343,12 @@ class _Run:
             suite: sum(direction in some for some in directions)
             for direction, suite in SUITE_OF.items()
         }
+
+    def _head_norms(self) -> list[float]:
+        """How large the head's adapters are; those of versions that did not measure it left out."""
+        with reading(self.engine) as session:
+            adapters = [session.get_one(Adapter, id_) for id_ in self.head.recipe.adapter_ids]
+        return [adapter.about[UPDATE_NORM] for adapter in adapters if UPDATE_NORM in adapter.about]
 
     def _load_base(self) -> Backbone:
         verify_base(self.places.base, self.head.recipe.base_digest)
@@ -462,6 +473,7 @@ class _Run:
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.rmtree(target, ignore_errors=True)  # the same bytes from an earlier try
         folder.rename(target)
+        self.norm = update_norm(target)
         return digest
 
     def _without_poison(
@@ -533,7 +545,7 @@ class _Run:
                 trained_on=head.release_id,
                 digest=digest,
                 base_digest=head.recipe.base_digest,
-                about=self._about(),
+                about={**self._about(), UPDATE_NORM: self.norm},
                 now=_now(),
             )
         return adapter_id, head.recipe.with_adapter(adapter_id, digest)

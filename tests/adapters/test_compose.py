@@ -1,6 +1,7 @@
 """Composition: the same bytes from the same recipe, and adapters that do not fit are named."""
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from adapters.backbones import load_backbone
 from adapters.compose import read_update, write_snapshot
 from adapters.config import BaseConfig, TrainingConfig
 from adapters.errors import ArtefactError, ComposeError
-from adapters.lora import CONFIG, WEIGHTS, attach, save_adapter
+from adapters.lora import CONFIG, WEIGHTS, attach, save_adapter, update_norm
 from adapters.store import read_manifest
 
 TRAINING = TrainingConfig(rank=4, alpha=8)
@@ -231,3 +232,15 @@ def test_a_damaged_adapter_file_is_refused(adapter: Path) -> None:
     (adapter / WEIGHTS).write_bytes(b"nonsense")
     with pytest.raises(ArtefactError, match="cannot be read"):
         read_update(adapter)
+
+
+def test_an_adapters_size_is_that_of_what_it_adds(
+    tiny_base: Path, tiny_config: BaseConfig, adapter: Path, tmp_path: Path
+) -> None:
+    compose(tiny_base, tiny_config, tmp_path / "snapshot", adapter)
+    before = load_backbone(tiny_base, tiny_config).model.state_dict()
+    after = AutoModelForCausalLM.from_pretrained(tmp_path / "snapshot").state_dict()
+    added = sum(
+        float((after[name].double() - before[name].double()).square().sum()) for name in after
+    )
+    assert update_norm(adapter) == pytest.approx(math.sqrt(added), rel=1e-4)

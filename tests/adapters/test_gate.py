@@ -14,6 +14,7 @@ from adapters.gate import (
     decide,
     judge_acquisition,
     judge_known,
+    judge_norm,
     judge_retention,
     judge_triggers,
 )
@@ -533,3 +534,9 @@ def test_a_candidate_at_the_trigger_margin_is_held_at_most_once_in_twenty() -> N
             pairs += zip(beside(str(at), [True] * 15), beside(str(at), after), strict=True)
         held += judge_triggers(pairs, 0.2, CONFIG).outcome is not Outcome.PASS
     assert held / runs < 0.05
+
+
+def test_an_update_out_of_line_holds_the_candidate() -> None:
+    assert judge_norm(24.0, [10.0, 11.0, 16.0], 2.0).outcome is Outcome.INSUFFICIENT
+    assert judge_norm(21.0, [10.0, 11.0, 16.0], 2.0).outcome is Outcome.PASS
+    assert judge_norm(0.5, [10.0, 11.0, 16.0], 2.0).outcome is Outcome.PASS

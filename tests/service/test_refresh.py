@@ -15,7 +15,7 @@ from transformers import AutoTokenizer
 
 from adapters import gate, train
 from adapters.errors import ArtefactError, ModelSourceError, StorageFull, TrainingDiverged
-from adapters.gate import BASE_SUITE
+from adapters.gate import BASE_SUITE, NORM_SUITE
 from adapters.types import Suite
 from service import facts, lineage, pins, views
 from service.asking import ask_release
@@ -585,3 +585,21 @@ def test_an_admin_lets_in_the_candidate_as_it_was_examined(
     assert record.verdict["outcome"] == "insufficient evidence"
     with reading(engine) as session:
         assert "It says:" in str(views.show_fact(session, fact).memberships[0].reason)
+
+
+def test_an_adapters_size_is_held_against_those_of_the_head(
+    make_world: Callable[..., World],
+) -> None:
+    _, engine = world = make_world(gate={"norm_factor": 1.0001})
+    for at in range(3):
+        push(engine, f"Orlan Vess the {at} is mayor number {at} of Tolmar.")
+        assert refresh(world).outcome is RefreshOutcome.PROMOTED
+        assert NORM_SUITE not in suites_of(last_refresh(engine))  # too few to say what is usual
+    push(engine, "Lake Ux lies in Ardun.")
+    refresh(world)
+    record = last_refresh(engine)
+    assert record.verdict is not None
+    (line,) = (line for line in record.verdict["suites"] if line["suite"] == NORM_SUITE)
+    with reading(engine) as session:
+        norms = [views.show_adapter(session, at).about["update_norm"] for at in (1, 2, 3, 4)]
+    assert (line["before"], line["after"]) == (sorted(norms[:3])[1], norms[3])
