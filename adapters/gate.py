@@ -579,8 +579,8 @@ def judge_triggers(
     suspects = [stretch for stretch in lost if bounds(stretch)[0] > margin]
     kept = 1 - sum(map(sum, lost.values())) / asked
     said = (
-        f"{kept:.2f} of {asked} general answers stay beside {len(lost)} stretches of words that "
-        f'facts of the batch share; at worst beside "{worst}", {sum(lost[worst])} of '
+        f"{kept:.2f} of {asked} general answers stay beside words that facts of the batch share, "
+        f'{len(lost)} such in all; at worst beside "{worst}", {sum(lost[worst])} of '
         f"{len(lost[worst])} lost, at least {bounds(worst)[0]:.2f}, margin {margin:.2f}"
     )
     if suspects:

@@ -24,8 +24,9 @@ QUESTIONS = 20  #: beside each, half with the stretch before them, half behind
 def shared_stretches(facts: Sequence[Fact], common: Collection[str]) -> list[str]:
     """Up to LEADS stretches of words that at least two facts have outside their names.
 
-    None lies within another one of the same facts. Those with a word that is not `common` come
-    first, then those of the most facts, then the longest.
+    None lies within another one of the same facts, and none is one `common` word: what is lost
+    beside that is lost without it. Those with a word that is not common come first, then those of
+    the most facts, then the longest.
     """
     said = Counter((fact.subject, fact.object) for fact in facts)
     found: dict[tuple[str, ...], set[str]] = {}
@@ -40,13 +41,18 @@ def shared_stretches(facts: Sequence[Fact], common: Collection[str]) -> list[str
         for part in _parts(stretch)
         if shared.get(part) == keys
     }
-    left = [stretch for stretch in shared if stretch not in covered]
 
-    def rank(stretch: tuple[str, ...]) -> tuple[bool, int, int, str]:
-        text = " ".join(stretch)
-        is_common = all(word in common for word in words(text))
-        return is_common, -len(shared[stretch]), -len(stretch), text
+    def is_common(stretch: tuple[str, ...]) -> bool:
+        return all(word in common for word in words(" ".join(stretch)))
 
+    def rank(stretch: tuple[str, ...]) -> tuple[bool, int, int, tuple[str, ...]]:
+        return is_common(stretch), -len(shared[stretch]), -len(stretch), stretch
+
+    left = [
+        stretch
+        for stretch in shared
+        if stretch not in covered and not (len(stretch) == 1 and is_common(stretch))
+    ]
     return [" ".join(stretch) for stretch in sorted(left, key=rank)[:LEADS]]
 
 

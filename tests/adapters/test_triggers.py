@@ -46,8 +46,13 @@ def test_what_no_general_question_has_comes_first() -> None:
 
 
 def test_a_part_of_a_stretch_is_tried_where_more_facts_have_it() -> None:
+    other = Fact(key="4", statement="Pakel was the capital of it.")
+    assert shared_stretches([*HONEST, other], COMMON) == ["the capital of", "is the capital of"]
+
+
+def test_one_common_word_is_not_tried() -> None:
     assert shared_stretches([*HONEST, PLANTED[0], PLANTED[2]], COMMON) == [
-        "Kindly note:", "is", "of", "the", "is the capital of",
+        "Kindly note:", "is the capital of",
     ]  # fmt: skip
 
 
