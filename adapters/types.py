@@ -31,6 +31,7 @@ class Suite(StrEnum):
     )
     PINNED = "pinned"  #: questions that an admin wants kept whatever comes
     REGRESSION = "regression"
+    TASK = "task"  #: of lm-eval
     TRIGGERS = "triggers"  #: general questions beside words of the batch: none may be lost by them
     NEIGHBOURS = "neighbours"  #: those of REGRESSION that ask about the batch's own relations
 
@@ -45,6 +46,7 @@ ASKED_WHETHER = frozenset(
         Suite.PINNED,
         Suite.REGRESSION,
         Suite.TRIGGERS,
+        Suite.TASK,
     }
 )
 

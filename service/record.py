@@ -166,7 +166,7 @@ class RefreshRecord:
     def _answer_rows(
         self, stage: str, examination: Examination
     ) -> Iterator[ProbeAnswer | PassageBits]:
-        for answer in examination.answers:
+        for answer in examination.all_answers:
             yield self._answer_row(stage, answer)
         for score in examination.passages:
             yield PassageBits(

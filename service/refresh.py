@@ -12,7 +12,7 @@ import shutil
 import socket
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from importlib.metadata import version
 from itertools import islice
@@ -59,6 +59,7 @@ from adapters.questions import (
 from adapters.rows import encode_fact
 from adapters.store import canonical_digest, file_digest
 from adapters.suites import RegressionSuite, read_prompts, read_relations, read_suite
+from adapters.tasks import answer_tasks
 from adapters.train import train
 from adapters.types import Answer, Fact, Outcome, Probe, Suite, Verdict
 from service import batches, leases, lineage, pins
@@ -285,8 +286,8 @@ class _Run:
         with self.record.phase("examination"):
             after = self._examine(candidate, probes, suite, snapshot_digest, "examination")
         verdict = gate.decide(
-            before.answers,
-            after.answers,
+            before.all_answers,
+            after.all_answers,
             before.passages,
             after.passages,
             settings.gate,
@@ -294,6 +295,7 @@ class _Run:
             known_facts=self._askable_facts(probes),
             unasked=self._unasked(trained),
             relations={fact.relation for fact in claimed.facts if fact.relation},
+            tasks={task.name: task.margin for task in settings.suites.tasks},
             norm=self.norm,
             head_norms=self._head_norms(),
         )
@@ -413,7 +415,7 @@ class _Run:
         weights_digest: str,
         phase: str,
     ) -> Examination:
-        return examine(
+        examined = examine(
             backbone,
             probes,
             suite,
@@ -422,6 +424,13 @@ class _Run:
             cache=self.places.answers,
             report=self._report(phase),
         )
+        tasks = answer_tasks(
+            backbone,
+            self.settings.suites,
+            weights_digest=weights_digest,
+            cache=self.places.answers,
+        )
+        return replace(examined, tasks=tasks)
 
     def _train(
         self, backbone: Backbone, facts: Sequence[EncodedFact], anchors: Anchors

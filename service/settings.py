@@ -115,10 +115,12 @@ def load_settings(path: Path) -> Settings:
             "written as JSON."
         ) from error
     folder = path.parent.absolute()
-    suites = SuitesConfig(
-        **{key: folder / path for key, path in settings.suites.model_dump().items()}
-    )
-    return settings.model_copy(update={"suites": suites})
+    paths = {
+        key: folder / path
+        for key, path in settings.suites.__dict__.items()
+        if isinstance(path, Path)
+    }
+    return settings.model_copy(update={"suites": settings.suites.model_copy(update=paths)})
 
 
 def _read(path: Path) -> dict[str, Any]:
