@@ -181,8 +181,12 @@ def test_the_gate_passed_it_on_every_suite(learned: Learned) -> None:
     assert learned.record.verdict is not None
     suites = learned.record.verdict["suites"]
     assert {suite["suite"]: suite["outcome"] for suite in suites} == dict.fromkeys(
-        (Suite.FORWARD, Suite.BACKWARD, Suite.LEAKAGE, Suite.REGRESSION, BITS_SUITE), "pass"
-    )
+        (
+            Suite.FORWARD, Suite.BACKWARD, Suite.LEAKAGE, Suite.REGRESSION, Suite.TRIGGERS,
+            BITS_SUITE,
+        ),
+        "pass",
+    )  # fmt: skip
     (general,) = (suite for suite in suites if suite["suite"] == Suite.REGRESSION)
     assert general["before"] >= 0.9  # it has general knowledge to lose
     assert len(learned.record.passages) == 8
