@@ -38,6 +38,7 @@ from benchmarks.trial import arguments, ready_base
 from service.invent import invent_facts
 from service.settings import load_settings
 
+MOST_APART = 1e-3  #: the gradients of one minibatch, as a share of their norm
 WARM_UP = 2  #: steps of each round that are not timed
 #: SFTTrainer's settings beside its defaults, as fast as they make it.
 TUNED = {"gradient_checkpointing": False, "dataloader_pin_memory": False}
@@ -58,6 +59,7 @@ def main() -> None:
             "precision": options.precision,
             "general_share": (0.0, 0.0),
             "shift_weight": 0.0,
+            "visible_weight": 1.0,  # SFTTrainer weighs every token of a target alike
             "views_per_fact": 1000,  # more than is asked for
         }
     )
@@ -78,6 +80,7 @@ def main() -> None:
     rows = [draw(position)[1] for position in range(steps * config.rows_per_step)]
     difference = gradients_differ_by(load(), config, rows[: config.rows_per_step])
     print(f"gradients: relative difference {difference:.1e}", flush=True)
+    assert difference < MOST_APART, "both sides must train the same objective"
     rounds = [one_round(load, config, facts, rows, steps) for _ in range(options.rounds)]
     result = {
         "precision": str(next(backbone.model.parameters()).dtype),
