@@ -196,7 +196,9 @@ class TaskConfig(Section):
     name: str  #: as lm-eval has it, or as a file in `task_folder` defines it
     margin: Fraction = 0.05  #: the largest true loss of right answers let through
     questions: Annotated[int, Field(ge=1)] | None = 200  #: the first so many; None asks all
-    metric: str = "acc"  #: which of the task's metrics says that an answer is right
+    #: Which of the task's metrics says that an answer is right, as "acc"; with one of its filters,
+    #: where it has several, as "exact_match,strict-match".
+    metric: str = "acc"
 
 
 class SuitesConfig(Section):
@@ -206,6 +208,13 @@ class SuitesConfig(Section):
     relations: Path = Path("relations.yaml")
     general_prompts: Path = Path("general_prompts.yaml")
     tasks: tuple[TaskConfig, ...] = ()  #: of lm-eval, beside the regression suite
-    task_folder: Path | None = (
-        None  #: lm-eval's files for tasks of your own; it runs code they name
-    )
+    #: lm-eval's files for tasks of your own; it runs the code that they name.
+    task_folder: Path | None = None
+
+    @field_validator("tasks")
+    @classmethod
+    def _named_once(cls, tasks: tuple[TaskConfig, ...]) -> tuple[TaskConfig, ...]:
+        names = [task.name for task in tasks]
+        if len(set(names)) < len(names):
+            raise ValueError(f"every task must be named once; there are {', '.join(names)}")
+        return tasks

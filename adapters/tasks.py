@@ -6,72 +6,38 @@ elsewhere; what comes back is one mark a question, which the gate compares in pa
 
 import contextlib
 import io
-import json
 import logging
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict
-from importlib.metadata import version
-from pathlib import Path
+from importlib.util import find_spec
 from typing import Any
 
 from adapters.backbones import Backbone
 from adapters.config import SuitesConfig, TaskConfig
 from adapters.errors import ConfigurationError, SuiteError
-from adapters.store import canonical_digest, sync
 from adapters.types import Answer, Family, Probe, ProbeOrigin, Suite
 
 LONGEST = 500  #: characters of a question or a reply that are kept
 ROWS = 16  #: requests that are read at a time
 
 
-def answer_tasks(
-    backbone: Backbone, suites: SuitesConfig, *, weights_digest: str, cache: Path
-) -> tuple[Answer, ...]:
+def answer_tasks(backbone: Backbone, suites: SuitesConfig) -> tuple[Answer, ...]:
     """One answer for each question of each task, in an order that depends on the tasks alone.
 
-    Kept in the cache by the weights and the tasks. A question's mark is the task's metric, which
-    must be 0 or 1 for each. Raises ConfigurationError where lm-eval is not installed, the family is
-    not Llama or a metric is not of that kind, SuiteError where a task is unknown or cannot be read.
+    Nothing is kept: a task's files may change, and before and after must be asked the same. A
+    question's mark is the task's metric, which must be 0 or 1 for each. Raises ConfigurationError
+    where lm-eval is not installed, the family is not Llama or a metric is not of that kind,
+    SuiteError where a task is unknown or cannot be read.
     """
     if not suites.tasks:
         return ()
     if backbone.family is not Family.AUTOREGRESSIVE:
         raise ConfigurationError("suites.tasks is for the Llama family: lm-eval asks no other.")
-    try:
-        asked = [task.model_dump(mode="json") for task in suites.tasks]
-        digest = canonical_digest([asked, str(suites.task_folder), version("lm_eval")])
-    except ModuleNotFoundError as error:
+    if find_spec("lm_eval") is None:
         raise ConfigurationError(
             "suites.tasks names tasks of lm-eval, which is not installed: "
             "pip install 'lorewright[eval]'."
-        ) from error
-    known = cache / f"{weights_digest[:16]}-tasks-{digest[:16]}.json"
-    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-        return tuple(map(_from_record, json.loads(known.read_text(encoding="utf-8"))))
-    answers = tuple(_ask(backbone, suites))
-    known.parent.mkdir(parents=True, exist_ok=True)
-    partial = known.with_suffix(".partial")
-    partial.write_text(json.dumps([asdict(answer) for answer in answers]), encoding="utf-8")
-    sync(partial)
-    partial.replace(known)
-    return answers
-
-
-def _from_record(record: Mapping[str, Any]) -> Answer:
-    probe = record["probe"]
-    return Answer(
-        **{
-            **record,
-            "probe": Probe(
-                **{
-                    **probe,
-                    "suite": Suite(probe["suite"]),
-                    "origin": ProbeOrigin(probe["origin"]),
-                    "answers": tuple(probe["answers"]),
-                }
-            ),
-        }
-    )
+        )
+    return tuple(_ask(backbone, suites))
 
 
 def _ask(backbone: Backbone, suites: SuitesConfig) -> Iterator[Answer]:
@@ -111,19 +77,27 @@ def _ask(backbone: Backbone, suites: SuitesConfig) -> Iterator[Answer]:
 def _answers_of(
     task: TaskConfig, part: str, samples: Sequence[Mapping[str, Any]]
 ) -> Iterator[Answer]:
-    for sample in sorted(samples, key=lambda sample: int(sample["doc_id"])):
-        mark = sample.get(task.metric)
+    """The marks of one part of a task; where it filters replies in several ways, by one of them."""
+    metric, _, wanted = task.metric.partition(",")
+    chosen = wanted or samples[0]["filter"]
+    filtered = [sample for sample in samples if sample["filter"] == chosen]
+    if not filtered:
+        known = ", ".join(sorted({sample["filter"] for sample in samples}))
+        raise ConfigurationError(f"Task {task.name} has no filter {wanted}. It has: {known}.")
+    for sample in sorted(filtered, key=lambda sample: int(sample["doc_id"])):
+        mark = sample.get(metric)
         if mark not in (0, 1):
             measures = ", ".join(sample["metrics"])
             raise ConfigurationError(
-                f"Task {task.name} has {mark!r} for {task.metric}, and only a metric that is 0 or "
-                f"1 for each question can be compared in pairs. It has: {measures}."
+                f"Task {task.name} has {mark!r} for {metric}, and only a metric that is 0 or 1 for "
+                f"each question can be compared in pairs. It has: {measures}."
             )
+        name = f"{task.name}/{part}/{sample['doc_id']}"
         yield Answer(
             probe=Probe(
-                key=f"{Suite.TASK}/{part}/{sample['doc_id']}",
+                key=f"{Suite.TASK}/{name}",
                 suite=Suite.TASK,
-                cluster=f"{part}/{sample['doc_id']}",
+                cluster=name,
                 question=str(sample["arguments"][0][0])[-LONGEST:],
                 answers=(str(sample["target"])[:LONGEST],),
                 origin=ProbeOrigin.SUITE,

@@ -15,6 +15,7 @@ from adapters.grading import contains, words
 from adapters.masking import random_for
 from adapters.names import find_names
 from adapters.types import Fact, Probe, ProbeOrigin, Suite
+from adapters.wording import replace_name
 
 LONGEST = 6  #: words of a stretch
 LEADS = 12  #: stretches that are tried
@@ -61,7 +62,7 @@ def _stretches(fact: Fact, names: Sequence[str | None]) -> Iterator[tuple[str, .
     text = fact.statement
     named = [name for name in names if name] if fact.subject and fact.object else find_names(text)
     for name in named:
-        text = re.sub(rf"(?<!\w){re.escape(name)}(?!\w)", "\n", text)
+        text = replace_name(text, name, "\n")
     for piece in text.split("\n"):
         said = [word.strip(".,;!?") for word in piece.split() if re.search(r"\w", word)]
         for length in range(1, LONGEST + 1):

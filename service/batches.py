@@ -444,9 +444,9 @@ def forget_replays(session: Session, refresh_id: int, fact_ids: Iterable[int]) -
     session.execute(delete(Replay).where(Replay.batch_id == batch, Replay.fact_id.in_(fact_ids)))
 
 
-def withdrawn_in_work(session: Session, refresh_id: int) -> list[int]:
-    """The facts of the refresh's batch that no longer stand, though they did when it began."""
-    ids = [membership.fact_id for membership in in_work(session, refresh_id)]
+def withdrawn(session: Session, memberships: Sequence[Membership]) -> list[int]:
+    """Those of the facts that no longer stand, though they did when the batch was claimed."""
+    ids = [membership.fact_id for membership in memberships]
     return list(
         session.scalars(
             select(FactRow.id)
@@ -459,18 +459,24 @@ def withdrawn_in_work(session: Session, refresh_id: int) -> list[int]:
     )
 
 
-def reopen(session: Session, refresh_id: int) -> None:
-    """Put the memberships that the refresh's verdict decided in work again.
+def decided_by_verdict(session: Session, refresh_id: int) -> list[Membership]:
+    """The memberships that the refresh's verdict decided.
 
-    What was rejected before the verdict, each for a reason of its own, stays rejected.
+    What was rejected before it, each for a reason of its own, is not among them.
     """
     verdict_at = session.get_one(Refresh, refresh_id).ended_at
-    decided = session.scalars(
-        select(Membership)
-        .join(Batch, Batch.id == Membership.batch_id)
-        .where(Batch.refresh_id == refresh_id, Membership.decided_at == verdict_at)
+    return list(
+        session.scalars(
+            select(Membership)
+            .join(Batch, Batch.id == Membership.batch_id)
+            .where(Batch.refresh_id == refresh_id, Membership.decided_at == verdict_at)
+        )
     )
-    for membership in decided:
+
+
+def reopen(session: Session, memberships: Sequence[Membership]) -> None:
+    """Put memberships in work again."""
+    for membership in memberships:
         membership.outcome, membership.reason, membership.decided_at = None, None, None
     session.flush()
 

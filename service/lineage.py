@@ -298,6 +298,12 @@ def undecided_candidate(session: Session, adapter_id: int) -> tuple[Head, Recipe
             f"Facts of adapter {adapter_id} were in a later batch, too: "
             f"{', '.join(map(str, later))}. Its verdict is the one that counts."
         )
+    withdrawn = batches.withdrawn(session, batches.decided_by_verdict(session, refresh.id))
+    if withdrawn:
+        raise Conflict(
+            f"Fact {', '.join(map(str, withdrawn))} of adapter {adapter_id} was withdrawn or "
+            "replaced since; the others wait for a batch without it."
+        )
     return head, head.recipe.with_adapter(adapter.id, adapter.digest)
 
 
@@ -323,7 +329,7 @@ def let_in(
     leases.release(session, hold, now=now)
     undecided_candidate(session, adapter_id)
     refresh = session.get_one(Refresh, session.get_one(Adapter, adapter_id).refresh_id)
-    batches.reopen(session, refresh.id)
+    batches.reopen(session, batches.decided_by_verdict(session, refresh.id))
     release_id = _add_to_head(
         session,
         refresh_id=refresh.id,
@@ -359,7 +365,7 @@ def _add_to_head(
     now: datetime,
 ) -> int:
     """Move the head to its recipe with one more adapter, and decide the memberships in work."""
-    withdrawn = batches.withdrawn_in_work(session, refresh_id)
+    withdrawn = batches.withdrawn(session, batches.in_work(session, refresh_id))
     if withdrawn:
         raise HeadMoved(
             f"Fact {', '.join(map(str, withdrawn))} was withdrawn or replaced meanwhile; "

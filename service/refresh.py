@@ -424,13 +424,7 @@ class _Run:
             cache=self.places.answers,
             report=self._report(phase),
         )
-        tasks = answer_tasks(
-            backbone,
-            self.settings.suites,
-            weights_digest=weights_digest,
-            cache=self.places.answers,
-        )
-        return replace(examined, tasks=tasks)
+        return replace(examined, tasks=answer_tasks(backbone, self.settings.suites))
 
     def _train(
         self, backbone: Backbone, facts: Sequence[EncodedFact], anchors: Anchors

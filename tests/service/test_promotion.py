@@ -594,7 +594,7 @@ def test_an_admin_lets_in_no_fact_that_was_withdrawn(
     adapter_id = reject(RefreshOutcome.INSUFFICIENT)
     with writing(engine) as session:
         facts.retract(session, withdrawn, now=now)
-    with pytest.raises(HeadMoved, match=f"Fact {withdrawn} was withdrawn"):
+    with pytest.raises(Conflict, match=f"Fact {withdrawn} of adapter {adapter_id} was withdrawn"):
         let_in(engine, adapter_id, now)
     assert counts(engine) == (1, 1)
     assert fact_state(engine, withdrawn + 1) is FactState.UNDECIDED  # nothing of it was written
