@@ -415,6 +415,9 @@ class _Run:
         weights_digest: str,
         phase: str,
     ) -> Examination:
+        tasks = answer_tasks(
+            backbone, self.settings.suites
+        )  # first: what hinders it does so at once
         examined = examine(
             backbone,
             probes,
@@ -424,7 +427,7 @@ class _Run:
             cache=self.places.answers,
             report=self._report(phase),
         )
-        return replace(examined, tasks=answer_tasks(backbone, self.settings.suites))
+        return replace(examined, tasks=tasks)
 
     def _train(
         self, backbone: Backbone, facts: Sequence[EncodedFact], anchors: Anchors

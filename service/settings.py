@@ -7,7 +7,7 @@ in the environment, is refused with its path: a misspelt setting must not be a s
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, get_args
 
 import yaml
 from pydantic import Field, ValidationError
@@ -156,8 +156,11 @@ def _keys_below(path: Sequence[object]) -> list[str]:
     """The settings that there are under a path; none below a single value."""
     model: Any = Settings
     for key in path:
-        field = getattr(model, "model_fields", {}).get(key)
-        model = None if field is None else field.annotation
+        if isinstance(key, int):  # a place in a list: what all its items are
+            model = next(iter(get_args(model)), None)
+        else:
+            field = getattr(model, "model_fields", {}).get(key)
+            model = None if field is None else field.annotation
     return list(getattr(model, "model_fields", {}))
 
 

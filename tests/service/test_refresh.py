@@ -14,7 +14,14 @@ from torch import OutOfMemoryError
 from transformers import AutoTokenizer
 
 from adapters import gate, train
-from adapters.errors import ArtefactError, ModelSourceError, StorageFull, TrainingDiverged
+from adapters.config import TaskConfig
+from adapters.errors import (
+    ArtefactError,
+    ModelSourceError,
+    StorageFull,
+    SuiteError,
+    TrainingDiverged,
+)
 from adapters.gate import BASE_SUITE, NORM_SUITE
 from adapters.types import Suite
 from service import facts, lineage, pins, views
@@ -603,3 +610,17 @@ def test_an_adapters_size_is_held_against_those_of_the_head(
     with reading(engine) as session:
         norms = [views.show_adapter(session, at).about["update_norm"] for at in (1, 2, 3, 4)]
     assert (line["before"], line["after"]) == (sorted(norms[:3])[1], norms[3])
+
+
+def test_a_task_that_cannot_be_asked_hinders_the_refresh_before_it_trains(
+    make_world: Callable[..., World],
+) -> None:
+    pytest.importorskip("lm_eval", reason="lm-eval is not installed: pip install -e '.[eval]'")
+    settings, engine = make_world()
+    suites = settings.suites.model_copy(update={"tasks": (TaskConfig(name="no_such_task"),)})
+    (fact,) = push(engine, "Orlan Vess is the mayor of Tolmar.")
+    with pytest.raises(SuiteError, match="no_such_task"):
+        refresh((settings.model_copy(update={"suites": suites}), engine))
+    record = last_refresh(engine)
+    assert (record.outcome, record.losses) == ("hindered", [])
+    assert state(engine, fact) is FactState.PENDING

@@ -37,6 +37,7 @@ def test_a_variable_stands_over_the_file(config: Path, monkeypatch: pytest.Monke
         ({"shedule": {}}, "shedule"),
         ({"api": {"prt": 1}}, "api.prt"),
         ({"base": {"name": "x", "folder": "y", "fodler": "z"}}, "base.fodler"),
+        ({"suites": {"tasks": [{"name": "x"}, {"nmae": "y"}]}}, "suites.tasks.1.nmae"),
     ],
 )
 def test_an_unknown_key_is_named_with_its_path_and_its_file(
@@ -44,6 +45,12 @@ def test_an_unknown_key_is_named_with_its_path_and_its_file(
 ) -> None:
     path = write(tmp_path / "wrong.yaml", **wrong)
     with pytest.raises(SettingsError, match=rf"wrong\.yaml.* {key}: is no setting"):
+        load_settings(path)
+
+
+def test_what_is_known_in_a_lists_items_is_said(tmp_path: Path) -> None:
+    path = write(tmp_path / "wrong.yaml", suites={"tasks": [{"nmae": "x"}]})
+    with pytest.raises(SettingsError, match=r"known there: name, margin, questions, metric"):
         load_settings(path)
 
 
