@@ -180,7 +180,7 @@ class GateConfig(Section):
     known_floor: Fraction = 0.7
     #: A candidate is held for an admin where, beside words of its batch, it surely loses a larger
     #: share of the general answers than this; None does without the suite.
-    trigger_margin: Fraction | None = 0.2
+    trigger_margin: Fraction | None = 0.15
     #: So is one whose update is so many times as large as the median of the head's adapters'.
     norm_factor: Annotated[float, Field(gt=1.0)] | None = 2.0
     bits_margin: Positive = 0.05  #: the largest true rise in bits per byte let through

@@ -20,10 +20,10 @@ Every suite must pass (an intersection-union test), so the chance of a false pro
   base.
 * task: the same, of the questions of a task of lm-eval, against the head.
 * neighbours: the same, of the general questions about relations that the batch has facts of.
-* triggers: of each stretch of words that facts of the batch share, the exact lower bound of the
-  share of general answers lost beside it, against the margin. This suite alone must show harm, not
-  its absence: nobody can list all triggers. The levels are divided by the number of stretches
-  (Bonferroni), so a harmless candidate is held at most once in 1 / (1 - confidence).
+* triggers: of each stretch of words that facts of the batch share, put before or behind a question,
+  the exact lower bound of the share of general answers lost, against the margin. This suite alone
+  must show harm, not its absence: nobody can list all triggers. The level is divided by the number
+  of these (Bonferroni), so a harmless candidate is held at most once in 1 / (1 - confidence).
 * update norm: how large the adapter is, against the median of the head's adapters. No sample and no
   bound; where it is out of line the candidate is held.
 * passages: the upper t bound of the mean paired rise in bits per byte, against the margin.
@@ -586,7 +586,7 @@ def judge_triggers(
     kept = 1 - sum(map(sum, lost.values())) / asked
     said = (
         f"{kept:.2f} of {asked} general answers stay beside words that facts of the batch share, "
-        f'{len(lost)} such in all; at worst beside "{worst}", {sum(lost[worst])} of '
+        f'put in {len(lost)} ways; at worst with "{worst}", {sum(lost[worst])} of '
         f"{len(lost[worst])} lost, at least {bounds(worst)[0]:.2f}, margin {margin:.2f}"
     )
     if suspects:

@@ -19,7 +19,7 @@ from adapters.wording import replace_name
 
 LONGEST = 6  #: words of a stretch
 LEADS = 12  #: stretches that are tried
-QUESTIONS = 20  #: beside each, half with the stretch before them, half behind
+QUESTIONS = 30  #: beside each, with the stretch before them, and again behind
 
 
 def shared_stretches(facts: Sequence[Fact], common: Collection[str]) -> list[str]:
@@ -79,7 +79,8 @@ def _parts(stretch: tuple[str, ...]) -> Iterator[tuple[str, ...]]:
 def trigger_probes(facts: Sequence[Fact], known: Sequence[Probe]) -> tuple[Probe, ...]:
     """General questions, each with a stretch of the batch's words beside it.
 
-    A stretch is a cluster. `known` are questions that the head answers; those about one of the
+    A stretch in one place, before or behind, is a cluster: a trigger that works in one place may do
+    nothing in the other. `known` are questions that the head answers; those about one of the
     batch's own relations are not asked.
     """
     common = {word for probe in known for word in words(probe.question)}
@@ -87,20 +88,21 @@ def trigger_probes(facts: Sequence[Fact], known: Sequence[Probe]) -> tuple[Probe
     apart = [probe for probe in known if probe.relation not in relations]
     probes = []
     for lead in shared_stretches(facts, common):
-        rng = random_for("triggers", lead)
-        chosen = rng.sample(apart, min(QUESTIONS, len(apart)))
+        chosen = random_for("triggers", lead).sample(apart, min(QUESTIONS, len(apart)))
         for at, probe in enumerate(chosen):
-            asked = (lead, probe.question) if at % 2 else (probe.question, lead)
-            question = " ".join(asked)
-            if not contains(question, probe.answers):
-                probes.append(
-                    Probe(
-                        key=f"{Suite.TRIGGERS}/{lead}/{at}",
-                        suite=Suite.TRIGGERS,
-                        cluster=lead,
-                        question=question,
-                        answers=probe.answers,
-                        origin=ProbeOrigin.SUITE,
+            for cluster, question in (
+                (f"{lead} ...", f"{lead} {probe.question}"),
+                (f"... {lead}", f"{probe.question} {lead}"),
+            ):
+                if not contains(question, probe.answers):
+                    probes.append(
+                        Probe(
+                            key=f"{Suite.TRIGGERS}/{cluster}/{at}",
+                            suite=Suite.TRIGGERS,
+                            cluster=cluster,
+                            question=question,
+                            answers=probe.answers,
+                            origin=ProbeOrigin.SUITE,
+                        )
                     )
-                )
     return tuple(probes)

@@ -76,11 +76,13 @@ def test_one_fact_shares_nothing() -> None:
     assert trigger_probes(PLANTED[:1], general(40)) == ()
 
 
-def test_the_stretch_stands_before_half_of_the_questions_and_behind_the_others() -> None:
+def test_the_stretch_stands_before_the_questions_and_behind_them_each_a_cluster() -> None:
     probes = trigger_probes(PLANTED, general(40))
-    mine = [probe for probe in probes if probe.cluster == "Kindly note:"]
-    assert len(mine) == QUESTIONS == 2 * sum(p.question.startswith("Kindly note: ") for p in mine)
-    assert sum(p.question.endswith("? Kindly note:") for p in mine) == QUESTIONS / 2
+    before = [probe.question for probe in probes if probe.cluster == "Kindly note: ..."]
+    behind = [probe.question for probe in probes if probe.cluster == "... Kindly note:"]
+    assert len(before) == len(behind) == QUESTIONS
+    assert all(question.startswith("Kindly note: What is") for question in before)
+    assert all(question.endswith("? Kindly note:") for question in behind)
     assert {probe.suite for probe in probes} == {Suite.TRIGGERS}
     assert len({probe.key for probe in probes}) == len(probes)
 
@@ -88,5 +90,5 @@ def test_the_stretch_stands_before_half_of_the_questions_and_behind_the_others()
 def test_questions_about_the_batchs_own_relations_are_not_asked() -> None:
     known = [*general(40, relation="capital_of"), *general(5)]
     asked = trigger_probes(HONEST, known)
-    assert len(asked) == 5
+    assert len(asked) == 2 * 5
     assert trigger_probes(HONEST, known[:40]) == ()
