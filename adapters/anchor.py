@@ -35,7 +35,14 @@ from adapters.lora import chosen_precision, set_precision
 from adapters.masking import hide_some, random_for
 from adapters.moments import Moments, measured_moments
 from adapters.objectives import Row, diffusion_row, predict
-from adapters.store import appearing, canonical_digest, read_manifest, verify, write_manifest
+from adapters.store import (
+    appearing,
+    canonical_digest,
+    one_writer,
+    read_manifest,
+    verify,
+    write_manifest,
+)
 from adapters.suites import GeneralPrompts
 from adapters.types import Fact, Family
 
@@ -88,20 +95,31 @@ def anchors_of(
     key = canonical_digest(
         [digest, described.model_dump(mode="json"), asked, precision, config.measured_modules]
     )
-    if kept.exists():
-        try:
-            manifest = read_manifest(kept)
-            if manifest["about"]["key"] == key:
-                verify(kept, digest=str(manifest["digest"]))
-                return _read(kept)
-        except (ArtefactError, OSError, ValueError, KeyError, TypeError) as error:
-            log.warning("the anchors in %s cannot be used and are made anew: %s", kept, error)
-    verify_base(base, digest)
-    backbone = load_backbone(base, described)
-    set_precision(backbone, config)
-    anchors = make_anchors(backbone, prompts, target_modules=config.measured_modules)
-    _write(kept, anchors, key)
-    return anchors
+    with one_writer(kept):
+        found = _kept(kept, key)
+        if found is not None:
+            return found
+        verify_base(base, digest)
+        backbone = load_backbone(base, described)
+        set_precision(backbone, config)
+        anchors = make_anchors(backbone, prompts, target_modules=config.measured_modules)
+        _write(kept, anchors, key)
+        return anchors
+
+
+def _kept(folder: Path, key: str) -> Anchors | None:
+    """What is kept under this key; None where nothing is, or it cannot be used."""
+    if not folder.exists():
+        return None
+    try:
+        manifest = read_manifest(folder)
+        if manifest["about"]["key"] != key:
+            return None
+        verify(folder, digest=str(manifest["digest"]))
+        return _read(folder)
+    except (ArtefactError, OSError, ValueError, KeyError, TypeError) as error:
+        log.warning("the anchors in %s cannot be used and are made anew: %s", folder, error)
+        return None
 
 
 def with_decoys(

@@ -16,6 +16,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock
+
 from adapters.errors import ArtefactError, StorageFull
 
 MANIFEST = "manifest.json"
@@ -51,27 +53,41 @@ def file_digests(folder: Path) -> dict[str, str]:
 
 
 @contextmanager
+def one_writer(folder: Path) -> Iterator[None]:
+    """Wait for whoever else writes this folder, and let others wait; a process that dies lets go.
+
+    Who waited may find there what it was going to make, so look again inside. Re-entrant.
+    """
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(folder.with_name(f"{folder.name}.lock"), is_singleton=True):
+        yield
+
+
+@contextmanager
 def appearing(folder: Path) -> Iterator[Path]:
     """Give a `.partial` folder to write into; it becomes `folder` only if the block ends well.
 
     Raises StorageFull when the disk filled up, and leaves nothing half-written behind either way.
-    A folder that is there already is replaced.
+    A folder that is there already is replaced. One process at a time: others wait.
     """
     partial = folder.with_name(f"{folder.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
     try:
-        partial.mkdir(parents=True)
-        yield partial
-        for path in partial.rglob("*"):
-            if path.is_file():
-                sync(path)
-        sync(partial)
-        if folder.exists():
-            shutil.rmtree(folder)
-        partial.rename(folder)
-        sync(folder.parent)
+        with one_writer(folder):
+            try:
+                shutil.rmtree(partial, ignore_errors=True)  # of a process that was killed
+                partial.mkdir(parents=True)
+                yield partial
+                for path in partial.rglob("*"):
+                    if path.is_file():
+                        sync(path)
+                sync(partial)
+                if folder.exists():
+                    shutil.rmtree(folder)
+                partial.rename(folder)
+                sync(folder.parent)
+            finally:
+                shutil.rmtree(partial, ignore_errors=True)
     except BaseException as error:
-        shutil.rmtree(partial, ignore_errors=True)
         if is_disk_full(error):
             raise StorageFull(
                 f"The disk is full: {folder.name} could not be written under {folder.parent}. "

@@ -1,5 +1,6 @@
 """Batches: the waiting facts claimed for one adapter, and freed when no verdict comes."""
 
+import logging
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -7,8 +8,8 @@ from itertools import combinations, islice, zip_longest
 from types import MappingProxyType
 from typing import TypeVar
 
-from sqlalchemy import ColumnElement, delete, func, select
-from sqlalchemy.orm import Session
+from sqlalchemy import ColumnElement, Select, delete, func, select
+from sqlalchemy.orm import Session, aliased
 
 from adapters.masking import random_for
 from adapters.questions import ambiguous_directions, plain_name
@@ -35,6 +36,8 @@ from service.models import (
     Replay,
     TrainingLoss,
 )
+
+log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
@@ -88,6 +91,7 @@ def claim_batch(
     trained_on: int,
     at_least: int,
     at_most: int,
+    attempts: int,
     at_most_of_source: int | None = None,
     replay_at_most: int = 0,
     retain_at_most: int = 0,
@@ -96,13 +100,23 @@ def claim_batch(
 ) -> ClaimedBatch | None:
     """The oldest pending facts as one new batch, or None while too few are waiting.
 
-    A batch whose refresh was interrupted comes first, as it was: its training can be gone on with.
+    Half of a batch whose refreshes failed `attempts` times comes first (`suspected`). Then a batch
+    whose refresh was interrupted, as it was: its training can be gone on with.
     Facts that an earlier refresh left open join the pending ones, in up to half of the batch.
     Relations that are `symmetric` hold the other way round, too.
     The caller guards the transaction with its lease, so no two claim the same facts.
     """
-    rows = _interrupted(session, trained_on, now) or _oldest(
-        session, at_least, at_most, at_most_of_source, now
+    halved = suspected(session, attempts=attempts, now=now)
+    if halved:
+        log.warning(
+            "%s refreshes failed in a row; half of the last batch is tried alone: facts %s",
+            attempts,
+            ", ".join(str(row.id) for row in halved),
+        )
+    rows = (
+        halved
+        or _interrupted(session, trained_on, now)
+        or _oldest(session, at_least, at_most, at_most_of_source, now)
     )
     if not rows:
         return None
@@ -304,6 +318,34 @@ def _interrupted(session: Session, trained_on: int, now: datetime) -> list[FactR
     return rows if len(rows) == len(freed) else []
 
 
+def suspected(session: Session, *, attempts: int, now: datetime) -> list[FactRow]:
+    """Half of the facts among which one may kill every refresh, however many are waiting.
+
+    Where `attempts` refreshes in a row failed with a fact, it or one beside it may be at fault: a
+    process that was killed says no more. So batches become smaller until that fact is alone, and
+    those that are not at fault come to a verdict without it. The newest batch that failed is halved
+    first, so nothing but its own record says how far this has come.
+    """
+    failed = _failures().subquery()
+    last = session.execute(
+        select(failed.c.fact_id, failed.c.last)
+        .join(FactRow, FactRow.id == failed.c.fact_id)
+        .where(failed.c.failures >= attempts, _is_waiting(session, now))
+        .order_by(failed.c.last.desc(), failed.c.fact_id)
+    ).all()
+    if not last:
+        return []
+    newest = last[0].last
+    size = session.scalar(
+        select(func.count())
+        .select_from(Membership)
+        .join(Batch)
+        .where(Batch.refresh_id == newest, Membership.outcome == MembershipOutcome.FREED)
+    )
+    ids = [row.fact_id for row in last if row.last == newest][: ((size or 0) + 1) // 2]
+    return list(session.scalars(select(FactRow).where(FactRow.id.in_(ids)).order_by(FactRow.id)))
+
+
 def _oldest(
     session: Session,
     at_least: int,
@@ -404,22 +446,27 @@ def end_without_verdict(
 ) -> None:
     """End a refresh that has no verdict: its facts wait again, or are set aside.
 
-    A fact that saw `attempts` refreshes fail is rejected with the reason, so that a poisonous one
-    does not block the queue for ever. A refresh that has ended keeps its outcome: what goes wrong
-    while it clears up after a verdict takes nothing back.
+    A fact that fails alone, and saw `attempts` refreshes fail, is rejected with the reason, so that
+    a poisonous one does not block the queue for ever; one among others is looked for (`suspected`).
+    A refresh that has ended keeps its outcome: what goes wrong while it clears up after a verdict
+    takes nothing back.
     """
     refresh = session.get_one(Refresh, refresh_id)
     if refresh.outcome is not None:
         return
     refresh.outcome, refresh.reason, refresh.ended_at = outcome, reason, now
     session.flush()
-    failures = _failures(session, refresh_id) if outcome in COUNTED else {}
-    tired = {fact_id for fact_id, failed in failures.items() if failed >= attempts}
-    for membership in in_work(session, refresh_id):
-        is_tired = membership.fact_id in tired
-        membership.outcome = MembershipOutcome.REJECTED if is_tired else MembershipOutcome.FREED
-        membership.reason = f"{attempts} refreshes failed, the last: {reason}" if is_tired else None
-        membership.decided_at = now
+    memberships = in_work(session, refresh_id)
+    for membership in memberships:
+        membership.outcome, membership.decided_at = MembershipOutcome.FREED, now
+    session.flush()
+    if outcome in COUNTED and len(memberships) == 1:
+        (alone,) = memberships
+        failed = _failures().where(Membership.fact_id == alone.fact_id).subquery()
+        failures = session.scalar(select(failed.c.failures)) or 0
+        if failures >= attempts:
+            alone.outcome = MembershipOutcome.REJECTED
+            alone.reason = f"{failures} refreshes failed, the last with it alone: {reason}"
 
 
 def reject_some(
@@ -508,17 +555,29 @@ def in_work(session: Session, refresh_id: int) -> list[Membership]:
     )
 
 
-def _failures(session: Session, refresh_id: int) -> dict[int, int]:
-    """How many refreshes failed on each fact of this batch, this one included."""
-    mine = select(Membership.fact_id).join(Batch).where(Batch.refresh_id == refresh_id)
-    counted = (
-        select(Membership.fact_id, func.count())
+def _failures() -> Select[int, int, int]:
+    """SQL for: how many refreshes failed on each fact since a verdict reached it, and the last."""
+    other = aliased(Membership)
+    verdict = (
+        select(func.max(other.batch_id))
+        .where(other.fact_id == Membership.fact_id, other.outcome != MembershipOutcome.FREED)
+        .scalar_subquery()
+    )
+    return (
+        select(
+            Membership.fact_id,
+            func.count().label("failures"),
+            func.max(Refresh.id).label("last"),
+        )
         .join(Batch, Batch.id == Membership.batch_id)
         .join(Refresh, Refresh.id == Batch.refresh_id)
-        .where(Membership.fact_id.in_(mine), Refresh.outcome.in_(COUNTED))
+        .where(
+            Membership.outcome == MembershipOutcome.FREED,
+            Refresh.outcome.in_(COUNTED),
+            Membership.batch_id > func.coalesce(verdict, 0),
+        )
         .group_by(Membership.fact_id)
     )
-    return dict(session.execute(counted).all())
 
 
 def recover_abandoned(session: Session, *, attempts: int, now: datetime) -> list[int]:

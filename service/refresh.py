@@ -145,6 +145,7 @@ def run_refresh(
                 trained_on=head.release_id,
                 at_least=at_least,
                 at_most=settings.schedule.at_most,
+                attempts=settings.schedule.attempts,
                 at_most_of_source=settings.schedule.at_most_of_source,
                 replay_at_most=settings.training.replay_facts,
                 retain_at_most=settings.gate.retention_facts,

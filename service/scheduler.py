@@ -86,9 +86,11 @@ class Clock:
                 session, at_most_of_source=self.settings.schedule.at_most_of_source, now=now
             )
             is_running = leases.is_held(session, leases.REFRESH, now=now)
-            is_left_over = batches.has_unfinished(session)
+            is_left_over = batches.has_unfinished(session) or batches.suspected(
+                session, attempts=self.settings.schedule.attempts, now=now
+            )
         enough = waiting >= self.settings.schedule.at_least
-        return not is_running and (enough or is_left_over)
+        return not is_running and (enough or bool(is_left_over))
 
     def _log_path(self) -> Path:
         logs = Places(self.settings.state_dir).logs

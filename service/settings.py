@@ -49,7 +49,7 @@ class ScheduleSettings(Section):
     at_most_of_source: Count | None = None
     lease_s: Seconds = 120  #: a refresh that shows no sign of life for so long is taken over
     stall_s: Seconds = 3600  #: without a step or an answer for so long, a refresh counts as hung
-    attempts: Count = 3  #: refreshes a fact may see fail or die before it is rejected
+    attempts: Count = 3  #: refreshes that fail or die before the facts at fault are looked for
     #: Verdicts a fact may be left open by, unlearned or undecided, before that is final.
     tries: Count = 2
     stop_within_s: Seconds = 30  #: how long a refresh may take to end once it was asked to

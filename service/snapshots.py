@@ -8,7 +8,7 @@ from sqlalchemy import Engine
 from adapters.backbones import verify_base
 from adapters.compose import write_snapshot
 from adapters.errors import ArtefactError
-from adapters.store import verify
+from adapters.store import one_writer, verify
 from service.db import reading
 from service.lineage import Recipe, recipe_of
 from service.models import Release
@@ -32,17 +32,25 @@ def snapshot_of(settings: Settings, engine: Engine, release_id: int) -> Path:
         verify_base(places.base, recipe.base_digest)
         return places.base
     folder = places.snapshot(recipe.digest)
+    if not _is_whole(folder, digest, release_id):
+        with one_writer(folder):
+            if not _is_whole(folder, digest, release_id):
+                rebuilt = compose_recipe(settings, recipe)
+                if rebuilt != digest:
+                    raise ArtefactError(
+                        f"Release {release_id} was composed as {digest[:12]}… and is rebuilt as "
+                        f"{rebuilt[:12]}…: another machine or library version adds otherwise."
+                    )
+    return folder
+
+
+def _is_whole(folder: Path, digest: str, release_id: int) -> bool:
     try:
         verify(folder, digest=digest)
     except ArtefactError as error:
-        log.warning("snapshot of release %s is rebuilt: %s", release_id, error)
-        rebuilt = compose_recipe(settings, recipe)
-        if rebuilt != digest:
-            raise ArtefactError(
-                f"Release {release_id} was composed as {digest[:12]}… and is rebuilt as "
-                f"{rebuilt[:12]}…: another machine or library version adds otherwise."
-            ) from error
-    return folder
+        log.warning("snapshot of release %s must be rebuilt: %s", release_id, error)
+        return False
+    return True
 
 
 def compose_recipe(settings: Settings, recipe: Recipe) -> str:

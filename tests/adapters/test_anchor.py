@@ -1,6 +1,8 @@
 """What holds a model in place: kept with its base; of a diffusion model, one masked copy a row."""
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -176,6 +178,27 @@ def test_decoys_are_what_the_base_answers_about_names_that_no_fact_has(
     assert get(config, Fact(key="2", statement="it rains.")) is anchors
     nothing = with_decoys(NO_ANCHORS, base, described, CONFIG, [], digest=digest)
     assert nothing is NO_ANCHORS
+
+
+def test_who_comes_second_waits_for_what_the_first_one_makes(
+    tiny_config: BaseConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    base, kept = tmp_path / "base", tmp_path / "anchors"
+    digest = convert_base(tiny_config, base)
+    made: list[Anchors] = []
+
+    def watched(*given: Any, **more: Any) -> Anchors:
+        made.append(make_anchors(*given, **more))
+        return made[-1]
+
+    monkeypatch.setattr("adapters.anchor.make_anchors", watched)
+    with ThreadPoolExecutor(3) as pool:
+        futures = [
+            pool.submit(anchors_of, base, tiny_config, CONFIG, PROMPTS, digest=digest, kept=kept)
+            for _ in range(3)
+        ]
+        assert all(are_same(future.result(), futures[0].result()) for future in futures)
+    assert len(made) == 1
 
 
 def test_nothing_is_made_where_nothing_is_held_and_nothing_of_a_damaged_base(

@@ -1,14 +1,18 @@
 """Artefacts appear whole or not at all, and a damaged one is named."""
 
 import os
+import signal
 import subprocess
+import sys
 from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 
 import pytest
 
 from adapters.errors import ArtefactError, StorageFull
-from adapters.store import appearing, verify, write_manifest
+from adapters.store import appearing, read_manifest, verify, write_manifest
 
 
 def make(folder: Path, content: bytes = b"weights") -> str:
@@ -21,7 +25,36 @@ def test_an_artefact_that_fails_half_way_leaves_nothing_behind(tmp_path: Path) -
     with pytest.raises(RuntimeError), appearing(tmp_path / "it") as partial:  # noqa: PT012
         (partial / "half").write_bytes(b"x")
         raise RuntimeError("half way")
-    assert list(tmp_path.iterdir()) == []
+    assert [path.name for path in tmp_path.iterdir()] == ["it.lock"]
+
+
+def write_often(folder: Path, content: bytes) -> None:
+    for _ in range(50):
+        make(folder, content)
+
+
+def test_several_processes_may_write_the_same_artefact(tmp_path: Path) -> None:
+    contents = [b"one" * 1000, b"two" * 1000, b"three" * 1000]
+    digests = {make(tmp_path / "alone", content) for content in contents}
+    with ProcessPoolExecutor(3, get_context("spawn")) as pool:
+        writers = [pool.submit(write_often, tmp_path / "it", content) for content in contents]
+        for writer in writers:
+            writer.result()
+    assert read_manifest(tmp_path / "it")["digest"] in digests
+    assert not (tmp_path / "it.partial").exists()
+
+
+def test_a_writer_that_was_killed_lets_the_next_one_in(tmp_path: Path) -> None:
+    script = (
+        "import os, signal, sys; from pathlib import Path; from adapters.store import appearing\n"
+        "with appearing(Path(sys.argv[1])) as partial:\n"
+        "    (partial / 'half').write_bytes(b'x'); os.kill(os.getpid(), signal.SIGKILL)"
+    )
+    killed = subprocess.run([sys.executable, "-c", script, str(tmp_path / "it")], check=False)
+    assert killed.returncode == -signal.SIGKILL
+    assert (tmp_path / "it.partial" / "half").exists()
+    verify(tmp_path / "it", digest=make(tmp_path / "it"))
+    assert not (tmp_path / "it.partial").exists()
 
 
 def test_a_failed_rewrite_keeps_the_earlier_one(tmp_path: Path) -> None:
@@ -102,5 +135,5 @@ def test_a_full_disk_is_said_so_and_the_earlier_artefact_is_unharmed(small_disk:
         (partial / "big").write_bytes(os.urandom(4 << 20))
     with pytest.raises(StorageFull, match="disk is full"), appearing(small_disk / "it") as partial:
         save_file({"big": torch.zeros(1 << 20)}, partial / "big.safetensors")
-    assert [path.name for path in small_disk.iterdir()] == ["it"]
+    assert {path.name for path in small_disk.iterdir()} == {"it", "it.lock"}
     verify(small_disk / "it", digest=digest)

@@ -135,6 +135,7 @@ def claim(engine: Engine, now: datetime) -> Callable[..., ClaimedBatch | None]:
                 trained_on=lineage.read_head(session).release_id,
                 at_least=at_least,
                 at_most=at_most,
+                attempts=3,
                 now=now,
             )
 

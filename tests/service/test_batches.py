@@ -6,8 +6,8 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from sqlalchemy import Engine, select
 
-from adapters.types import Direction
-from service import batches, facts, leases
+from adapters.types import Direction, Outcome, Verdict
+from service import batches, facts, leases, lineage
 from service.batches import ClaimedBatch
 from service.db import reading, writing
 from service.facts import FactState
@@ -37,6 +37,20 @@ def end(engine: Engine, refresh_id: int, outcome: RefreshOutcome, now: datetime)
     with writing(engine) as session:
         batches.end_without_verdict(
             session, refresh_id, outcome=outcome, reason="it broke", attempts=ATTEMPTS, now=now
+        )
+
+
+def judge(engine: Engine, hold: Hold, claimed: ClaimedBatch, now: datetime) -> None:
+    """The gate cannot tell: all of the batch's facts are tried again among more."""
+    with writing(engine) as session:
+        lineage.reject(
+            session,
+            hold=hold,
+            refresh_id=claimed.refresh_id,
+            outcome=RefreshOutcome.INSUFFICIENT,
+            verdict=Verdict(outcome=Outcome.INSUFFICIENT, suites=(), reasons=()),
+            tries=9,
+            now=now,
         )
 
 
@@ -156,7 +170,73 @@ def test_a_neighbour_that_came_later_still_has_its_tries(
         end(engine, claim(hold).refresh_id, RefreshOutcome.FAILED, now)
     new = store("Two.")
     end(engine, claim(hold).refresh_id, RefreshOutcome.FAILED, now)
+    alone = claim(hold)
+    assert [int(fact.key) for fact in alone.facts] == old
+    end(engine, alone.refresh_id, RefreshOutcome.FAILED, now)
     assert states(engine, old + new) == [FactState.REJECTED, FactState.PENDING]
+
+
+@pytest.mark.parametrize("fault", range(7))
+def test_a_fact_that_kills_every_refresh_is_found_and_takes_no_other_with_it(
+    engine: Engine,
+    store: Callable[..., list[int]],
+    claim: Callable[..., ClaimedBatch],
+    hold: Hold,
+    now: datetime,
+    fault: int,
+) -> None:
+    ids = store(*(f"Fact {at}." for at in range(7)))
+    tried: list[list[int]] = []
+    while claimed := claim(hold, at_least=2):
+        tried.append([int(fact.key) for fact in claimed.facts])
+        if ids[fault] in tried[-1]:
+            end(engine, claimed.refresh_id, RefreshOutcome.ABANDONED, now)
+        else:
+            judge(engine, hold, claimed, now)
+    assert tried[:ATTEMPTS] == [ids] * ATTEMPTS
+    assert len(tried) <= ATTEMPTS + 6  # two for each halving
+    expected = [FactState.UNDECIDED] * 7
+    expected[fault] = FactState.REJECTED
+    assert states(engine, ids) == expected
+    with reading(engine) as session:
+        reasons = session.scalars(
+            select(Membership.reason).where(Membership.outcome == MembershipOutcome.REJECTED)
+        ).all()
+    assert len(reasons) == 1
+    assert "the last with it alone: it broke" in str(reasons[0])
+
+
+def test_a_half_that_was_stopped_is_claimed_again_as_it_was(
+    engine: Engine,
+    store: Callable[..., list[int]],
+    claim: Callable[..., ClaimedBatch],
+    hold: Hold,
+    now: datetime,
+) -> None:
+    store("One.", "Two.", "Three.")
+    for _ in range(ATTEMPTS):
+        end(engine, claim(hold).refresh_id, RefreshOutcome.FAILED, now)
+    half = claim(hold)
+    assert [fact.statement for fact in half.facts] == ["One.", "Two."]
+    end(engine, half.refresh_id, RefreshOutcome.STOPPED, now)
+    store("Four.")
+    assert claim(hold).facts == half.facts
+
+
+def test_failures_before_a_verdict_are_no_longer_held_against_a_fact(
+    engine: Engine,
+    store: Callable[..., list[int]],
+    claim: Callable[..., ClaimedBatch],
+    hold: Hold,
+    now: datetime,
+) -> None:
+    ids = store("One.", "Two.")
+    for _ in range(ATTEMPTS - 1):
+        end(engine, claim(hold).refresh_id, RefreshOutcome.FAILED, now)
+    judge(engine, hold, claim(hold), now)
+    new = store("Three.")
+    end(engine, claim(hold).refresh_id, RefreshOutcome.FAILED, now)
+    assert [int(fact.key) for fact in claim(hold).facts] == ids + new
 
 
 def test_a_successor_ends_what_a_dead_process_left_behind(
@@ -278,7 +358,14 @@ def test_what_a_batch_replays_is_recorded_with_it(
     with writing(engine) as session:
         hold = leases.acquire(session, leases.REFRESH, owner="it", now=now, lease_s=LEASE_S)
         claimed = batches.claim_batch(
-            session, hold=hold, trained_on=2, at_least=1, at_most=9, replay_at_most=5, now=now
+            session,
+            hold=hold,
+            trained_on=2,
+            at_least=1,
+            at_most=9,
+            attempts=3,
+            replay_at_most=5,
+            now=now,
         )
     assert claimed is not None
     assert [fact.statement for fact in claimed.replayed] == ["One."]
@@ -330,7 +417,14 @@ def test_an_earlier_fact_is_not_asked_either_once_its_answer_is_not_the_only_one
     with writing(engine) as session:
         hold = leases.acquire(session, leases.REFRESH, owner="it", now=now, lease_s=LEASE_S)
         claimed = batches.claim_batch(
-            session, hold=hold, trained_on=2, at_least=1, at_most=9, retain_at_most=5, now=now
+            session,
+            hold=hold,
+            trained_on=2,
+            at_least=1,
+            at_most=9,
+            attempts=3,
+            retain_at_most=5,
+            now=now,
         )
     assert claimed is not None
     assert claimed.known_facts == 1
@@ -493,6 +587,7 @@ def test_one_source_cannot_fill_a_batch_beyond_its_quota(
             trained_on=1,
             at_least=3,
             at_most=64,
+            attempts=ATTEMPTS,
             at_most_of_source=2,
             now=now,
         )

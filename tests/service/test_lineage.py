@@ -47,7 +47,7 @@ def test_a_zombie_publishes_nothing(engine: Engine, insert: Insert) -> None:
         zombie = leases.acquire(session, "refresh", owner="zombie", now=NOW, lease_s=1)
         head = lineage.read_head(session)
         claimed = batches.claim_batch(
-            session, hold=zombie, trained_on=1, at_least=1, at_most=9, now=NOW
+            session, hold=zombie, trained_on=1, at_least=1, at_most=9, attempts=3, now=NOW
         )
         assert claimed is not None
         adapter = lineage.record_adapter(

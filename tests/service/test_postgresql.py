@@ -115,7 +115,7 @@ def test_facts_are_stored_once_claimed_once_and_the_head_moves_once(engine: Engi
         hold = leases.acquire(session, leases.REFRESH, owner="test", now=NOW, lease_s=60)
         head = lineage.read_head(session)
         claimed = batches.claim_batch(
-            session, hold=hold, trained_on=first, at_least=2, at_most=9, now=NOW
+            session, hold=hold, trained_on=first, at_least=2, at_most=9, attempts=3, now=NOW
         )
     assert claimed is not None
     assert [fact.statement for fact in claimed.facts] == statements
@@ -200,6 +200,7 @@ def promote(
             trained_on=head.release_id,
             at_least=1,
             at_most=9,
+            attempts=3,
             at_most_of_source=at_most_of_source,
             replay_at_most=9,
             retain_at_most=9,

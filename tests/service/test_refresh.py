@@ -234,7 +234,7 @@ def test_a_candidate_that_fails_is_kept_and_the_head_stays(
     with reading(engine) as session:
         adapter = views.show_adapter(session, end.adapter_id)
     assert Places(settings.state_dir).adapter(adapter.digest).is_dir()
-    assert not list((settings.state_dir / "snapshots").glob("*"))
+    assert not list((settings.state_dir / "snapshots").glob("*/"))
     assert "acquisition backward" in str(last_refresh(engine).reason)
 
 
@@ -524,7 +524,7 @@ def test_a_refresh_that_is_overtaken_leaves_no_snapshot_behind(
 
     monkeypatch.setattr("adapters.gate.decide", while_an_admin_acts)
     assert refresh(world).outcome is RefreshOutcome.OVERTAKEN
-    kept = {folder.name for folder in (settings.state_dir / "snapshots").iterdir()}
+    kept = {folder.name for folder in (settings.state_dir / "snapshots").glob("*/")}
     assert kept == {snapshot_of(settings, engine, first.release_id).name}
 
 

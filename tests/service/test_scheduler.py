@@ -12,9 +12,10 @@ from pathlib import Path
 import pytest
 from sqlalchemy import Engine
 
-from service import leases
+from service import batches, facts, leases
 from service.batches import ClaimedBatch
 from service.db import writing
+from service.models import RefreshOutcome
 from service.scheduler import Clock
 from service.settings import Settings
 
@@ -80,6 +81,36 @@ def test_too_few_waiting_facts_start_nothing(
     store("One.")
     clock.tick()
     assert child.lines == []
+
+
+def test_what_is_left_of_a_batch_that_kept_failing_waits_for_no_more(
+    clock: Clock,
+    child: Child,
+    store: Callable[..., list[int]],
+    hold: leases.Hold,
+    claim: Callable[..., ClaimedBatch],
+    engine: Engine,
+    settings: Settings,
+    now: datetime,
+) -> None:
+    """The lease of the fixture expired long ago."""
+    _, withdrawn = store("One.", "Two.")
+    attempts = settings.schedule.attempts
+    for _ in range(attempts):
+        claimed = claim(hold)
+        with writing(engine) as session:
+            batches.end_without_verdict(
+                session,
+                claimed.refresh_id,
+                outcome=RefreshOutcome.FAILED,
+                reason="it broke",
+                attempts=attempts,
+                now=now,
+            )
+    with writing(engine) as session:
+        facts.retract(session, withdrawn, now=now)
+    clock.tick()
+    assert len(child.lines) == 1
 
 
 def test_enough_waiting_facts_start_the_command_that_an_operator_would_type(
