@@ -184,6 +184,7 @@ class GateConfig(Section):
     #: So is one whose update is so many times as large as the median of the head's adapters'.
     norm_factor: Annotated[float, Field(gt=1.0)] | None = 2.0
     bits_margin: Positive = 0.05  #: the largest true rise in bits per byte let through
+    base_bits_margin: Positive = 0.1  #: the same since the base
     #: Whether the batch's questions are put to the base, too, alone and with the facts before them:
     #: decides nothing, but says what learning them was worth.
     control: bool = True
@@ -195,6 +196,7 @@ class TaskConfig(Section):
 
     name: str  #: as lm-eval has it, or as a file in `task_folder` defines it
     margin: Fraction = 0.05  #: the largest true loss of right answers let through
+    base_margin: Fraction = 0.1  #: the same since the base
     questions: Annotated[int, Field(ge=1)] | None = 200  #: the first so many; None asks all
     #: Which of the task's metrics says that an answer is right, as "acc"; with one of its filters,
     #: where it has several, as "exact_match,strict-match".

@@ -18,7 +18,7 @@ Every suite must pass (an intersection-union test), so the chance of a false pro
 * pinned: none of the questions that an admin pinned may be lost.
 * regression: the lower bound of Tango's interval, of general questions, against the head and the
   base.
-* task: the same, of the questions of a task of lm-eval, against the head.
+* task: the same, of the questions of a task of lm-eval, against the head and the base.
 * neighbours: the same, of the general questions about relations that the batch has facts of.
 * triggers: of each stretch of words that facts of the batch share, put before or behind a question,
   the exact lower bound of the share of general answers lost, against the margin. This suite alone
@@ -26,7 +26,8 @@ Every suite must pass (an intersection-union test), so the chance of a false pro
   of these (Bonferroni), so a harmless candidate is held at most once in 1 / (1 - confidence).
 * update norm: how large the adapter is, against the median of the head's adapters. No sample and no
   bound; where it is out of line the candidate is held.
-* passages: the upper t bound of the mean paired rise in bits per byte, against the margin.
+* bits per byte: the upper t bound of the mean paired rise on fixed passages, against the head and
+  the base.
 
 A suite fails when its estimate itself is beyond the limit, and when the estimate is within but the
 bound is not, the verdict is "insufficient evidence": more questions could settle it, and the
@@ -42,7 +43,7 @@ from types import MappingProxyType
 
 from scipy import stats
 
-from adapters.config import GateConfig
+from adapters.config import GateConfig, TaskConfig
 from adapters.intervals import (
     design_effect,
     exact_interval,
@@ -56,7 +57,9 @@ from adapters.intervals import (
 from adapters.types import Answer, Outcome, PassageScore, Suite, SuiteVerdict, Verdict
 
 BITS_SUITE = "bits per byte"
-BASE_SUITE = "regression since base"
+SINCE_BASE = " since base"  #: ends the names of suites that hold a candidate to the base
+BASE_SUITE = f"{Suite.REGRESSION}{SINCE_BASE}"
+BASE_BITS_SUITE = f"{BITS_SUITE}{SINCE_BASE}"
 KNOWN_SUITE = "retention since learned"
 WHOLE_SUITE = "every fact"
 
@@ -75,27 +78,26 @@ def decide(
     config: GateConfig,
     *,
     base: Sequence[Answer] | None = None,
+    base_passages: Sequence[PassageScore] = (),
     known_facts: int = 0,
     unasked: Mapping[Suite, int] = MappingProxyType({}),
     relations: Collection[str] = (),
-    tasks: Mapping[str, float] = MappingProxyType({}),
+    tasks: Sequence[TaskConfig] = (),
     norm: float = 0.0,
     head_norms: Sequence[float] = (),
 ) -> Verdict:
     """The verdict on a candidate from the same probes asked of the head and of the candidate.
 
-    `base` has the base's answers to the general questions, where the head is another model, and
-    `known_facts` says how many facts there are to be retained. Without either there is nothing to
-    hold the candidate against, and the suite has no line. `unasked` counts the facts that were left
-    out of an acquisition suite because their question has several right answers, and `relations`
-    names what the batch has facts of: general questions about these are its neighbours. `tasks`
-    are those of lm-eval that were asked, with their margins. `norm` is the size of the candidate's
-    update, and `head_norms` those of the adapters in the head.
+    `base` has the base's answers to the general questions and the tasks, and `base_passages` its
+    bits, where the head is another model; `known_facts` says how many facts there are to be
+    retained. Without either there is nothing to hold the candidate against, and the suite has no
+    line. `unasked` counts the facts that were left out of an acquisition suite because their
+    question has several right answers, and `relations` names what the batch has facts of: general
+    questions about these are its neighbours. `tasks` are those of lm-eval that were asked. `norm`
+    is the size of the candidate's update, and `head_norms` those of the adapters in the head.
 
-    Raises ValueError when the two lists are not answers to the same probes, in the same order.
+    Raises ValueError when two lists are not answers to the same probes, in the same order.
     """
-    if [score.passage for score in passages_before] != [score.passage for score in passages_after]:
-        raise ValueError("The passages before and after are not the same.")
     pairs = _paired(before, after)
 
     def of(suite: Suite) -> list[tuple[Answer, Answer]]:
@@ -120,21 +122,43 @@ def decide(
     if of(Suite.PINNED):
         suites.append(judge_pinned(of(Suite.PINNED)))
     suites.append(judge_regression(Suite.REGRESSION, general, config.regression_margin, config))
+    since_base = [] if base is None else _paired(base, _general(after))
     if base is not None:
-        since_base = _paired(base, [after for _, after in general])
-        suites.append(judge_regression(BASE_SUITE, since_base, config.base_margin, config))
+        asked = [pair for pair in since_base if pair[0].probe.suite is Suite.REGRESSION]
+        suites.append(judge_regression(BASE_SUITE, asked, config.base_margin, config))
     neighbours = [pair for pair in general if pair[0].probe.relation in relations]
     if neighbours and (near := judge_neighbours(neighbours, config.neighbour_margin, config)):
         suites.append(near)
-    for task, margin in tasks.items():
-        asked = [pair for pair in of(Suite.TASK) if pair[0].probe.relation == task]
-        suites.append(judge_regression(f"{Suite.TASK} {task}", asked, margin, config))
+    for task in tasks:
+        name = f"{Suite.TASK} {task.name}"
+        asked = [pair for pair in of(Suite.TASK) if pair[0].probe.relation == task.name]
+        suites.append(judge_regression(name, asked, task.margin, config))
+        if base is not None:
+            asked = [
+                pair
+                for pair in since_base
+                if pair[0].probe.suite is Suite.TASK and pair[0].probe.relation == task.name
+            ]
+            suites.append(judge_regression(f"{name}{SINCE_BASE}", asked, task.base_margin, config))
     if config.trigger_margin is not None and of(Suite.TRIGGERS):
         suites.append(judge_triggers(of(Suite.TRIGGERS), config.trigger_margin, config))
     if config.norm_factor is not None and len(head_norms) >= FEWEST_NORMS:
         suites.append(judge_norm(norm, head_norms, config.norm_factor))
-    suites.append(judge_passages(passages_before, passages_after, config))
+    suites.append(
+        judge_passages(BITS_SUITE, passages_before, passages_after, config.bits_margin, config)
+    )
+    if base is not None:
+        suites.append(
+            judge_passages(
+                BASE_BITS_SUITE, base_passages, passages_after, config.base_bits_margin, config
+            )
+        )
     return combine(tuple(suites))
+
+
+def _general(answers: Sequence[Answer]) -> list[Answer]:
+    """Those to questions that are asked of the base, too."""
+    return [answer for answer in answers if answer.probe.suite in (Suite.REGRESSION, Suite.TASK)]
 
 
 def _other(suite: Suite) -> Suite:
@@ -631,12 +655,20 @@ def judge_norm(norm: float, head_norms: Sequence[float], factor: float) -> Suite
 
 
 def judge_passages(
-    before: Sequence[PassageScore], after: Sequence[PassageScore], config: GateConfig
+    suite: str,
+    before: Sequence[PassageScore],
+    after: Sequence[PassageScore],
+    margin: float,
+    config: GateConfig,
 ) -> SuiteVerdict:
-    """Bits per byte on fixed passages, paired; a rise is a loss."""
-    margin = config.bits_margin
+    """Bits per byte on fixed passages, paired; a rise is a loss.
+
+    Raises ValueError when the scores are not of the same passages, in the same order.
+    """
+    if [score.passage for score in before] != [score.passage for score in after]:
+        raise ValueError("The passages before and after are not the same.")
     if len(before) < 2:
-        return _without_evidence(BITS_SUITE, margin, "fewer than two passages were scored")
+        return _without_evidence(suite, margin, "fewer than two passages were scored")
     rises = [
         second.bits_per_byte - first.bits_per_byte
         for first, second in zip(before, after, strict=True)
@@ -654,7 +686,7 @@ def judge_passages(
         enough = _enough(lambda passages: mean + reach_of(passages) < margin, len(rises))
         said += f"; {enough} passages would do if mean and spread stay"
     return SuiteVerdict(
-        suite=BITS_SUITE,
+        suite=suite,
         outcome=outcome,
         questions=len(rises),
         clusters=len(rises),

@@ -270,7 +270,7 @@ class _Run:
                     report=self._report("baseline"),
                 )
                 probes = before.probes
-            base = self._general_of_base(suite)
+            base = self._base_examined(suite)
         with self.record.phase("control"):
             control = self._control(backbone, probes)
         with self.record.phase("training"):
@@ -292,11 +292,12 @@ class _Run:
             before.passages,
             after.passages,
             settings.gate,
-            base=base,
+            base=base.all_answers if base else None,
+            base_passages=base.passages if base else (),
             known_facts=self._askable_facts(probes),
             unasked=self._unasked(trained),
             relations={fact.relation for fact in claimed.facts if fact.relation},
-            tasks={task.name: task.margin for task in settings.suites.tasks},
+            tasks=settings.suites.tasks,
             norm=self.norm,
             head_norms=self._head_norms(),
         )
@@ -375,20 +376,26 @@ class _Run:
             return {}
         return {"base": base, "prompted": prompted}
 
-    def _general_of_base(self, suite: RegressionSuite) -> Sequence[Answer] | None:
-        """The base's answers to the general questions; None where the head is the base itself."""
-        digest = self.head.recipe.base_digest
+    def _base_examined(self, suite: RegressionSuite) -> Examination | None:
+        """The base on general questions, passages and tasks; None where the head is the base.
+
+        Only tasks need the base itself again: the rest is kept.
+        """
         if not self.head.recipe.adapter_ids:
             return None
-        return examine_general(
+        examined = examine_general(
             self._load_base,
             self.settings.base,
             suite,
-            weights_digest=digest,
+            weights_digest=self.head.recipe.base_digest,
             answer_tokens=self.settings.gate.answer_tokens,
             cache=self.places.answers,
             report=self._report("baseline"),
-        ).answers
+        )
+        if not self.settings.suites.tasks:
+            return examined
+        tasks = answer_tasks(self._load_base(), self.settings.suites)
+        return replace(examined, tasks=tasks)
 
     def _report(self, phase: str) -> Callable[[int, int], None]:
         return lambda done, asked: self.record.progress(

@@ -65,8 +65,10 @@ def judge(
     leaked: int = 0,
     leakage_asked: int = 64,
     forgotten: int = 0,
+    risen: float = 0.0,
     config: GateConfig = CONFIG,
 ) -> Verdict:
+    """`rise` and `lost` since the head, `risen` and `forgotten` before that, since the base."""
     forward = [True] * 16 if forward is None else forward
     backward = [True] * 16 if backward is None else backward
     kept = asked - lost - gained - forgotten
@@ -86,7 +88,7 @@ def judge(
             *answers(Suite.REGRESSION, general),
         ]
 
-    base = answers(Suite.REGRESSION, [True] * asked) if forgotten else None
+    base = answers(Suite.REGRESSION, [True] * asked) if forgotten or risen else None
     return decide(
         both(first, False),
         both(second, True),
@@ -97,6 +99,10 @@ def judge(
         ],
         config,
         base=base,
+        base_passages=[
+            PassageScore(passage=str(at), bits_per_byte=bits - risen)
+            for at, bits in enumerate(scores)
+        ],
     )
 
 
@@ -292,6 +298,13 @@ def test_small_losses_that_add_up_since_the_base_are_stopped() -> None:
     drifted = judge(lost=4, forgotten=26)
     assert drifted.outcome is Outcome.FAIL
     assert [reason.split(":")[0] for reason in drifted.reasons] == ["regression since base"]
+
+
+def test_bits_that_add_up_since_the_base_are_stopped() -> None:
+    assert judge(rise=0.04, risen=0.01).outcome is Outcome.PASS
+    drifted = judge(rise=0.04, risen=0.09)
+    assert drifted.outcome is Outcome.FAIL
+    assert [reason.split(":")[0] for reason in drifted.reasons] == ["bits per byte since base"]
 
 
 def test_the_base_must_have_been_asked_the_same() -> None:

@@ -103,9 +103,14 @@ def test_a_task_that_is_lost_keeps_the_candidate_out(
     answers = answer_tasks(tiny, make_suites())
     known = [replace(answer, contained=True) for answer in answers]
     lost = [replace(answer, contained=False) for answer in answers]
-    verdict = decide(known, lost, [], [], GateConfig(), tasks={"capitals": 0.05})
+    tasks = make_suites().tasks
+    verdict = decide(known, lost, [], [], GateConfig(), tasks=tasks)
     (line,) = (suite for suite in verdict.suites if suite.suite == "task capitals")
     assert line.outcome is Outcome.FAIL
+    drifted = decide(lost, lost, [], [], GateConfig(), base=known, tasks=tasks)
+    lines = {suite.suite: suite.outcome for suite in drifted.suites}
+    assert lines["task capitals"] is not Outcome.FAIL
+    assert lines["task capitals since base"] is Outcome.FAIL
 
 
 def test_a_task_that_is_named_twice_is_refused() -> None:

@@ -22,7 +22,7 @@ from adapters.errors import (
     SuiteError,
     TrainingDiverged,
 )
-from adapters.gate import BASE_SUITE, NORM_SUITE
+from adapters.gate import BASE_BITS_SUITE, BASE_SUITE, NORM_SUITE
 from adapters.types import Suite
 from service import facts, lineage, pins, views
 from service.asking import ask_release
@@ -58,6 +58,7 @@ LENIENT = {
     "retention_margin": 1.0,
     "known_floor": 0.0,
     "bits_margin": 100.0,
+    "base_bits_margin": 100.0,
     "answer_tokens": 4,
 }
 
@@ -182,7 +183,7 @@ def test_later_refreshes_are_held_against_earlier_facts_and_the_base(
     push(engine, "Lake Ux lies in Ardun.")
     assert refresh(world).outcome is RefreshOutcome.PROMOTED
     record = last_refresh(engine)
-    assert {Suite.LEAKAGE, Suite.RETENTION, BASE_SUITE} <= set(suites_of(record))
+    assert {Suite.LEAKAGE, Suite.RETENTION, BASE_SUITE, BASE_BITS_SUITE} <= set(suites_of(record))
     asked = [probe for probe in record.probes if probe.suite == Suite.RETENTION]
     assert {probe.fact_id for probe in asked} == {first[0]}
     assert any("Tolmar" in probe.question for probe in asked)

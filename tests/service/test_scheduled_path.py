@@ -47,6 +47,7 @@ def config(tmp_path_factory: pytest.TempPathFactory, tiny_folder: Path) -> Path:
             "base_margin": 1.0,
             "leakage_margin": 1.0,
             "bits_margin": 100.0,
+            "base_bits_margin": 100.0,
         },
         "suites": {
             "regression": str(folder / "suite.yaml"),
