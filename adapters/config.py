@@ -173,6 +173,9 @@ class GateConfig(Section):
     leakage_questions: Annotated[int, Field(ge=1)] = 128  #: at most
     #: The largest share of replaced facts whose old answer may still come; all are asked.
     superseded_margin: Fraction = 0.25
+    #: Of facts whose adapter is taken out, the largest share still answered beyond the base's; all
+    #: are asked.
+    removed_margin: Fraction = 0.05
     retention_margin: Fraction = 0.1  #: the largest true loss, as a share of all facts known so far
     retention_facts: Annotated[int, Field(ge=1)] = 48  #: of these, drawn at random
     #: The lower bound of the share of them that is still known must reach it, so that small losses

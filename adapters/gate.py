@@ -11,6 +11,8 @@ Every suite must pass (an intersection-union test), so the chance of a false pro
   that do not exist; the batch's facts are not a sample but all there are.
 * superseded: the share of replaced facts whose old answer still comes, against the margin. All are
   asked, so nothing is left to chance and there is no bound.
+* removed, where an adapter is taken out: the share of its facts still answered beyond the base's,
+  against the margin. All are asked, as above.
 * retention: the lower bound of Tango's interval, against minus the margin. What is sampled are the
   facts known so far, so the interval narrows as the sample comes to be all of them.
 * retention since learned: the lower bound of the share of the facts learned once that is known now,
@@ -101,7 +103,7 @@ def decide(
     pairs = _paired(before, after)
 
     def of(suite: Suite) -> list[tuple[Answer, Answer]]:
-        return [pair for pair in pairs if pair[0].probe.suite is suite]
+        return _of(suite, pairs)
 
     general = of(Suite.REGRESSION)
     floors = {Suite.FORWARD: config.forward_floor, Suite.BACKWARD: config.backward_floor}
@@ -116,49 +118,130 @@ def decide(
         suites.append(judge_leakage(of(Suite.LEAKAGE), config.leakage_margin, config))
     if of(Suite.SUPERSEDED):
         suites.append(judge_superseded(of(Suite.SUPERSEDED), config.superseded_margin))
-    if known_facts:
-        suites.append(judge_retention(of(Suite.RETENTION), known_facts, config))
-        suites.append(judge_known(of(Suite.RETENTION), known_facts, config))
-    if of(Suite.PINNED):
-        suites.append(judge_pinned(of(Suite.PINNED)))
-    suites.append(judge_regression(Suite.REGRESSION, general, config.regression_margin, config))
+    suites += _kept_suites(pairs, known_facts, config)
     since_base = [] if base is None else _paired(base, _general(after))
-    if base is not None:
-        asked = [pair for pair in since_base if pair[0].probe.suite is Suite.REGRESSION]
-        suites.append(judge_regression(BASE_SUITE, asked, config.base_margin, config))
+    suites += _general_suites(pairs, since_base, config)
     neighbours = [pair for pair in general if pair[0].probe.relation in relations]
     if neighbours and (near := judge_neighbours(neighbours, config.neighbour_margin, config)):
         suites.append(near)
-    for task in tasks:
-        name = f"{Suite.TASK} {task.name}"
-        asked = [pair for pair in of(Suite.TASK) if pair[0].probe.relation == task.name]
-        suites.append(judge_regression(name, asked, task.margin, config))
-        if base is not None:
-            asked = [
-                pair
-                for pair in since_base
-                if pair[0].probe.suite is Suite.TASK and pair[0].probe.relation == task.name
-            ]
-            suites.append(judge_regression(f"{name}{SINCE_BASE}", asked, task.base_margin, config))
+    suites += _task_suites(pairs, since_base, tasks, config)
     if config.trigger_margin is not None and of(Suite.TRIGGERS):
         suites.append(judge_triggers(of(Suite.TRIGGERS), config.trigger_margin, config))
     if config.norm_factor is not None and len(head_norms) >= FEWEST_NORMS:
         suites.append(judge_norm(norm, head_norms, config.norm_factor))
-    suites.append(
-        judge_passages(BITS_SUITE, passages_before, passages_after, config.bits_margin, config)
-    )
-    if base is not None:
-        suites.append(
-            judge_passages(
-                BASE_BITS_SUITE, base_passages, passages_after, config.base_bits_margin, config
-            )
-        )
+    passages_base = None if base is None else base_passages
+    suites += _passage_suites(passages_before, passages_after, passages_base, config)
     return combine(tuple(suites))
 
 
-def _general(answers: Sequence[Answer]) -> list[Answer]:
-    """Those to questions that are asked of the base, too."""
-    return [answer for answer in answers if answer.probe.suite in (Suite.REGRESSION, Suite.TASK)]
+def decide_removal(
+    before: Sequence[Answer],
+    after: Sequence[Answer],
+    passages_before: Sequence[PassageScore],
+    passages_after: Sequence[PassageScore],
+    config: GateConfig,
+    *,
+    base: Sequence[Answer],
+    base_passages: Sequence[PassageScore],
+    known_facts: int,
+    tasks: Sequence[TaskConfig] = (),
+) -> Verdict:
+    """The verdict on a head without some of its adapters, from the same probes asked of both.
+
+    `base` has the base's answers to the removed facts' probes, the general questions and the tasks.
+    What the taken-out adapters taught must be gone, and everything else must stay. Raises what
+    `decide` raises.
+    """
+    pairs = _paired(before, after)
+    since_base = _paired(base, _general(after, Suite.REMOVED))
+    suites: list[SuiteVerdict] = []
+    if removed := _of(Suite.REMOVED, pairs):
+        left = _of(Suite.REMOVED, since_base)
+        suites.append(judge_removed(removed, left, config.removed_margin))
+    suites += _kept_suites(pairs, known_facts, config)
+    suites += _general_suites(pairs, since_base, config)
+    suites += _task_suites(pairs, since_base, tasks, config)
+    suites += _passage_suites(passages_before, passages_after, base_passages, config)
+    return combine(tuple(suites))
+
+
+def _kept_suites(
+    pairs: Sequence[tuple[Answer, Answer]], known_facts: int, config: GateConfig
+) -> list[SuiteVerdict]:
+    """Earlier facts, where some are known, and pinned questions, where some are."""
+    suites = []
+    if known_facts:
+        asked = _of(Suite.RETENTION, pairs)
+        suites += [
+            judge_retention(asked, known_facts, config),
+            judge_known(asked, known_facts, config),
+        ]
+    if pinned := _of(Suite.PINNED, pairs):
+        suites.append(judge_pinned(pinned))
+    return suites
+
+
+def _general_suites(
+    pairs: Sequence[tuple[Answer, Answer]],
+    since_base: Sequence[tuple[Answer, Answer]],
+    config: GateConfig,
+) -> list[SuiteVerdict]:
+    """General questions, against the head and, where it is another model, the base."""
+    held = [(Suite.REGRESSION.value, pairs, config.regression_margin)]
+    if since_base:
+        held.append((BASE_SUITE, since_base, config.base_margin))
+    return [
+        judge_regression(name, _of(Suite.REGRESSION, some), margin, config)
+        for name, some, margin in held
+    ]
+
+
+def _task_suites(
+    pairs: Sequence[tuple[Answer, Answer]],
+    since_base: Sequence[tuple[Answer, Answer]],
+    tasks: Sequence[TaskConfig],
+    config: GateConfig,
+) -> list[SuiteVerdict]:
+    """Each task, against the head and, where it is another model, the base."""
+    suites = []
+    for task in tasks:
+        held = [(f"{Suite.TASK} {task.name}", pairs, task.margin)]
+        if since_base:
+            held.append((f"{Suite.TASK} {task.name}{SINCE_BASE}", since_base, task.base_margin))
+        suites += [
+            judge_regression(
+                name,
+                [pair for pair in _of(Suite.TASK, some) if pair[0].probe.relation == task.name],
+                margin,
+                config,
+            )
+            for name, some, margin in held
+        ]
+    return suites
+
+
+def _passage_suites(
+    before: Sequence[PassageScore],
+    after: Sequence[PassageScore],
+    base: Sequence[PassageScore] | None,
+    config: GateConfig,
+) -> list[SuiteVerdict]:
+    """Bits per byte, against the head and, where it is another model, the base."""
+    suites = [judge_passages(BITS_SUITE, before, after, config.bits_margin, config)]
+    if base is not None:
+        margin = config.base_bits_margin
+        suites.append(judge_passages(BASE_BITS_SUITE, base, after, margin, config))
+    return suites
+
+
+def _of(suite: Suite, pairs: Sequence[tuple[Answer, Answer]]) -> list[tuple[Answer, Answer]]:
+    return [pair for pair in pairs if pair[0].probe.suite is suite]
+
+
+def _general(answers: Sequence[Answer], *others: Suite) -> list[Answer]:
+    """Those to questions that are asked of the base, too; `others` are further suites of these."""
+    suites = (Suite.REGRESSION, Suite.TASK, *others)
+    return [answer for answer in answers if answer.probe.suite in suites]
 
 
 def _other(suite: Suite) -> Suite:
@@ -320,6 +403,43 @@ def judge_superseded(pairs: Sequence[tuple[Answer, Answer]], margin: float) -> S
         margin=margin,
         reason=f"the old answer still comes to {sum(after)} of {len(after)} facts that were "
         f"replaced, a share of at most {margin:.2f} is let through",
+    )
+
+
+def judge_removed(
+    pairs: Sequence[tuple[Answer, Answer]],
+    since_base: Sequence[tuple[Answer, Answer]],
+    margin: float,
+) -> SuiteVerdict:
+    """Facts whose adapter is taken out: how much more of them comes than from the base.
+
+    All are asked, so nothing is left to chance and there is no bound. Wordings are averaged within
+    a fact and direction, directions within a fact.
+    """
+
+    def share(answers: Sequence[Answer]) -> float:
+        directions: dict[str, dict[str, list[bool]]] = {}
+        for answer in answers:
+            of_fact = directions.setdefault(str(answer.probe.fact), {})
+            of_fact.setdefault(answer.probe.cluster, []).append(answer.contained)
+        return fmean(fmean(map(fmean, some.values())) for some in directions.values())
+
+    before = share([first for first, _ in pairs])
+    base = share([first for first, _ in since_base])
+    after = share([second for _, second in pairs])
+    facts = len({first.probe.fact for first, _ in pairs})
+    return SuiteVerdict(
+        suite=Suite.REMOVED,
+        outcome=Outcome.PASS if after - base <= margin else Outcome.FAIL,
+        questions=len(pairs),
+        clusters=facts,
+        before=before,
+        after=after,
+        difference=after - before,
+        interval=None,
+        margin=margin,
+        reason=f"of the {facts} facts that are taken out {after:.2f} is answered still, "
+        f"{base:.2f} by the base; a difference of at most {margin:.2f} is let through",
     )
 
 

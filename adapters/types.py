@@ -29,6 +29,9 @@ class Suite(StrEnum):
     RECALLED = (
         "recalled"  #: facts forgotten before: asked to see whether they came back; not judged
     )
+    REMOVED = (
+        "removed"  #: of adapters that are taken out: no more of it may come than from the base
+    )
     PINNED = "pinned"  #: questions that an admin wants kept whatever comes
     REGRESSION = "regression"
     TASK = "task"  #: of lm-eval
@@ -43,6 +46,7 @@ ASKED_WHETHER = frozenset(
         Suite.SUPERSEDED,
         Suite.RETENTION,
         Suite.RECALLED,
+        Suite.REMOVED,
         Suite.PINNED,
         Suite.REGRESSION,
         Suite.TRIGGERS,

@@ -26,7 +26,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 
-from service import auth, facts, views
+from service import auth, facts, history, views
 from service.auth import Caller, Scope
 from service.db import check_at_head, reading, writing
 from service.errors import (
@@ -38,6 +38,7 @@ from service.errors import (
     ServiceError,
 )
 from service.facts import Stored
+from service.history import in_utc
 from service.lineage import read_head
 from service.schemas import FactIn
 from service.settings import Settings
@@ -163,6 +164,28 @@ def create_app(settings: Settings, engine: Engine, clock: Wakeable) -> FastAPI:
         with reading(engine) as session:
             return views.show_fact(session, fact_id)
 
+    @app.get("/v1/facts/{fact_id}/holders", dependencies=reads)
+    def get_holders(fact_id: Id) -> list[history.Holder]:
+        """The adapters that were trained on it or were shown it again, with their releases."""
+        with reading(engine) as session:
+            views.show_fact(session, fact_id)  # a 404 where there is none
+            return history.holders_of(session, fact_id)
+
+    @app.get("/v1/held", dependencies=reads)
+    def get_held(
+        release: Annotated[int | None, Query(ge=1, le=views.MAX_ID)] = None,
+        at: datetime | None = None,
+        before: Before = None,
+        limit: Limit = 50,
+    ) -> history.Held:
+        """The facts of a release, of the head at a time (UTC where it says no zone), or of now."""
+        if release is not None and at is not None:
+            raise Problem(HTTPStatus.UNPROCESSABLE_ENTITY, "Give a release or a time, not both.")
+        with reading(engine) as session:
+            return history.facts_held(
+                session, release_id=release, at=at and in_utc(at), before=before, limit=limit
+            )
+
     @app.get("/v1/refreshes", dependencies=reads)
     def get_refreshes(before: Before = None, limit: Limit = 50) -> views.Page[views.RefreshView]:
         with reading(engine) as session:
@@ -198,6 +221,14 @@ def create_app(settings: Settings, engine: Engine, clock: Wakeable) -> FastAPI:
     def get_release(release_id: Id) -> views.ReleaseDetail:
         with reading(engine) as session:
             return views.show_release(session, release_id)
+
+    @app.get("/v1/releases/{release_id}/changes", dependencies=reads)
+    def get_changes(
+        release_id: Id, since: Annotated[int, Query(ge=1, le=views.MAX_ID)]
+    ) -> history.Changes:
+        """What is different since another release: adapters, facts, and what is answered."""
+        with reading(engine) as session:
+            return history.changes_between(session, since, release_id)
 
     @app.get("/v1/head", dependencies=reads)
     def get_head() -> views.HeadView:

@@ -8,7 +8,7 @@ from itertools import combinations, islice, zip_longest
 from types import MappingProxyType
 from typing import TypeVar
 
-from sqlalchemy import ColumnElement, Select, delete, func, select
+from sqlalchemy import ColumnElement, Select, delete, exists, func, select
 from sqlalchemy.orm import Session, aliased
 
 from adapters.masking import random_for
@@ -26,6 +26,7 @@ from service.facts import (
 )
 from service.leases import Hold
 from service.models import (
+    Adapter,
     Batch,
     FactRow,
     LeftOut,
@@ -76,6 +77,17 @@ class ClaimedBatch:
     known_facts: int = 0  #: how many there are of which these were drawn
     #: Directions in which a fact, by its key, is not asked: its answer would not be the only one.
     unasked: Mapping[str, Collection[Direction]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RemovedFacts:
+    """What is asked when adapters are taken out of the head."""
+
+    facts: tuple[Fact, ...]  #: that no adapter of the head was trained on any more
+    retained: tuple[Fact, ...]  #: of the other adapters, drawn at random
+    known_facts: int  #: how many there are of which these were drawn
+    unasked: Mapping[str, Collection[Direction]]  #: as in ClaimedBatch
+    replayed_by: Mapping[int, int]  #: adapter that stays -> how many removed facts it replayed
 
 
 def count_pending(session: Session, *, at_most_of_source: int | None = None, now: datetime) -> int:
@@ -270,6 +282,24 @@ def _record_ambiguous(
     *,
     now: datetime,
 ) -> dict[str, list[Direction]]:
+    """In which directions each fact has no single answer, which is written down with the reason."""
+    unasked = _ambiguous(session, asked, batch, symmetric, now=now)
+    session.add_all(
+        LeftOut(batch_id=batch_id, fact_id=int(key), direction=direction, reason=reason)
+        for key, reasons in unasked.items()
+        for direction, reason in reasons.items()
+    )
+    return {key: list(reasons) for key, reasons in unasked.items()}
+
+
+def _ambiguous(
+    session: Session,
+    asked: Sequence[Fact],
+    batch: Sequence[Fact],
+    symmetric: Collection[str],
+    *,
+    now: datetime,
+) -> dict[str, dict[Direction, str]]:
     """In which directions each fact has no single answer among the head's facts and the batch's."""
     relations = {fact.relation for fact in asked if fact.relation}
     about = FactRow.relation.in_(sorted(relations))
@@ -278,18 +308,69 @@ def _record_ambiguous(
     )
     others = {fact.key: fact for fact in batch}
     others |= {str(row.id): fact_of(row) for group in held for row in group}
-    unasked: dict[str, list[Direction]] = {}
-    for fact in asked:
-        for direction, reason in ambiguous_directions(
-            fact, others.values(), symmetric=symmetric
-        ).items():
-            unasked.setdefault(fact.key, []).append(direction)
-            session.add(
-                LeftOut(
-                    batch_id=batch_id, fact_id=int(fact.key), direction=direction, reason=reason
-                )
-            )
-    return unasked
+    found = {
+        fact.key: ambiguous_directions(fact, others.values(), symmetric=symmetric) for fact in asked
+    }
+    return {key: reasons for key, reasons in found.items() if reasons}
+
+
+def draw_removal(
+    session: Session,
+    taken_out: Collection[int],
+    *,
+    retain_at_most: int,
+    symmetric: Collection[str] = (),
+    now: datetime,
+) -> "RemovedFacts":
+    """What is asked when adapters, by their ids, are taken out of the head.
+
+    A fact that another adapter of the head was trained on, too, is not removed.
+    """
+    head = sorted(head_batches(session))
+    batch_of = dict(
+        session.execute(
+            select(Adapter.id, Adapter.batch_id).where(Adapter.batch_id.in_(head))
+        ).all()
+    )
+    gone = [batch_of[adapter_id] for adapter_id in taken_out]
+    kept = [batch_id for batch_id in head if batch_id not in gone]
+    other = aliased(Membership)
+    removed = session.scalars(
+        select(FactRow)
+        .join(Membership, Membership.fact_id == FactRow.id)
+        .where(
+            Membership.batch_id.in_(gone),
+            Membership.outcome.in_(IN_HEAD),
+            ~exists().where(
+                other.fact_id == FactRow.id,
+                other.batch_id.in_(kept),
+                other.outcome.in_(IN_HEAD),
+            ),
+        )
+        .distinct()
+        .order_by(FactRow.id)
+    ).all()
+    ids = {row.id for row in removed}
+    learned = in_head_by_batch(session, [MembershipOutcome.LEARNED], now=now)
+    known = [row for group in learned for row in group if row.id not in ids]
+    # a simple random sample, as the gate's bound takes it for (adapters.gate.judge_retention)
+    drawn = random_for("removal", *sorted(taken_out)).sample(known, min(retain_at_most, len(known)))
+    facts, retained = (tuple(map(fact_of, rows)) for rows in (removed, drawn))
+    unasked = _ambiguous(session, (*facts, *retained), (), symmetric, now=now)
+    replayed = session.execute(
+        select(Adapter.id, func.count())
+        .join(Replay, Replay.batch_id == Adapter.batch_id)
+        .where(Adapter.batch_id.in_(kept), Replay.fact_id.in_(ids))
+        .group_by(Adapter.id)
+        .order_by(Adapter.id)
+    )
+    return RemovedFacts(
+        facts=facts,
+        retained=retained,
+        known_facts=len(known),
+        unasked={key: list(reasons) for key, reasons in unasked.items()},
+        replayed_by=dict(replayed.all()),
+    )
 
 
 def draw_evenly(groups: Sequence[Sequence[T]], *, at_most: int, seed: int) -> list[T]:

@@ -2,7 +2,7 @@
 
 What loads a model is imported inside the command that needs it, so that `serve` never imports
 torch. Exit codes: 0 done, 1 refused or failed (one sentence on stderr says why), 2 wrong usage or
-settings, 3 a refresh that ended without a promotion, 130 stopped by a signal.
+settings, 3 a refresh or removal after which the head stays, 130 stopped by a signal.
 """
 
 import getpass
@@ -24,14 +24,14 @@ from sqlalchemy import Engine
 from sqlalchemy.exc import SQLAlchemyError
 
 from adapters.errors import AdapterError
-from service import auth, facts, pins, views
+from service import auth, facts, history, pins, views
 from service.auth import Scope
 from service.db import check_at_head, make_engine, reading, upgrade, writing
 from service.errors import ServiceError, SettingsError, Stopped
 from service.settings import CONFIG_VARIABLE, DEFAULT_CONFIG, Settings, load_settings
 from service.stopping import Stopping
 
-NOT_PROMOTED = 3
+HEAD_STAYS = 3
 STOPPED = 130
 
 app = typer.Typer(
@@ -229,7 +229,7 @@ def refresh(
             soft_wrap=True,
         )
     if end.outcome is not RefreshOutcome.PROMOTED:
-        raise typer.Exit(NOT_PROMOTED)
+        raise typer.Exit(HEAD_STAYS)
 
 
 @app.command()
@@ -270,30 +270,85 @@ def rollback(
         int | None,
         typer.Option("--to", min=1, max=views.MAX_ID, help="Or: the release to go back to."),
     ] = None,
+    with_later: Annotated[
+        bool, typer.Option("--with-later", help="And all adapters that came after it.")
+    ] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Only say what the head would answer without it.")
+    ] = False,
+    force: Annotated[
+        bool, typer.Option("--force", help="Ask nothing first; the history says so.")
+    ] = False,
     reason: Reason = "no reason given",
     as_json: Json = False,
 ) -> None:
-    """Take an adapter out of the head, or point the head at another release."""
+    """Take an adapter out of the head, or point the head at another release.
+
+    What the head would be without it is examined first, unless that is a release that was the head
+    before. If its facts are still answered then, or others are lost, the head stays.
+    """
+    from service.removal import examine_removal, plan_removal
     from service.rollback import go_back, take_out
 
     if (adapter is None) == (to is None):
         raise SettingsError("Name either an adapter or, with --to, a release.")
+    if to is not None and (with_later or dry_run or force):
+        raise SettingsError("--with-later, --dry-run and --force are for taking an adapter out.")
+    if dry_run and force:
+        raise SettingsError("Give --dry-run or --force, not both.")
     by = getpass.getuser()
     settings, engine = context.settings, context.engine()
-    if adapter is not None:
-        done = take_out(settings, engine, adapter, by=by, reason=reason)
-    else:
+    removal = None
+    if adapter is None:
         done = go_back(settings, engine, int(to or 0), by=by, reason=reason)
+    else:
+        plan = plan_removal(engine, adapter, with_later=with_later)
+        if dry_run or not (force or plan.release_id):
+            with _bar() as watch:
+                removal = examine_removal(settings, engine, plan, watch=watch)
+        if removal is not None and (dry_run or not removal.passes):
+            _show_removal(removal, as_json, is_dry=dry_run)
+            raise typer.Exit(0 if removal.passes else HEAD_STAYS)
+        done = take_out(settings, engine, plan, by=by, reason=reason, removal=removal)
 
-    def lines() -> Iterator[str]:
+    def render() -> Iterator[Any]:
+        from service.tables import removal_tables
+
+        if removal is not None:
+            yield from removal_tables(removal)
         gone = ", ".join(map(str, done.taken_out)) or "none"
         yield f"The head moved from release {done.from_release} to {done.to_release}."
         yield f"Adapters taken out: {gone}."
         if done.trained_on_them:
             later = ", ".join(map(str, done.trained_on_them))
             yield f"Trained while it was in, and still in the head: {later}."
+        if done.is_forced:
+            yield "Nobody looked first at what the head says without them: forced."
 
-    _show(done, as_json, lambda: list(lines()))
+    _show(done, as_json, lambda: list(render()))
+
+
+def _show_removal(removal: Any, as_json: bool, *, is_dry: bool) -> None:
+    """What was found where the head stays, and what can be done."""
+
+    def tables() -> Sequence[Any]:
+        from service.tables import removal_tables
+
+        return removal_tables(removal)
+
+    _show(removal, as_json, tables)
+    if is_dry or as_json:
+        return
+    replayed = ", ".join(map(str, removal.replayed_by))
+    err.print(
+        "The head stays. "
+        + (f"Adapters {replayed} were shown facts of it, too. " if replayed else "")
+        + "Take out with it what came later (--with-later), or, if it must go at once and this is "
+        "the lesser harm, take it out all the same (--force).",
+        style="red",
+        highlight=False,
+        soft_wrap=True,
+    )
 
 
 @app.command()
@@ -472,6 +527,78 @@ _list_and_show(
     many=views.list_pins,
     one=views.show_pin,
 )
+
+
+@groups["facts"].command("held")
+def facts_held(
+    release: Annotated[
+        int | None, typer.Option(min=1, max=views.MAX_ID, help="Of this release, not of the head.")
+    ] = None,
+    at: Annotated[
+        datetime | None, typer.Option(help="Or: of what was the head then, in UTC.")
+    ] = None,
+    limit: Limit = 50,
+    before: Before = None,
+    as_json: Json = False,
+) -> None:
+    """The facts that the head, a release, or the head at a time was trained on."""
+    if release is not None and at is not None:
+        raise SettingsError("Give --release or --at, not both.")
+    with reading(context.engine()) as session:
+        held = history.facts_held(
+            session,
+            release_id=release,
+            at=at and history.in_utc(at),
+            before=before,
+            limit=limit,
+        )
+
+    def render() -> Sequence[Any]:
+        from service.tables import table_of
+
+        columns = ("id", "outcome", "adapter_id", "source", "external_id", "statement")
+        return [table_of(held.items, columns, title=f"facts of release {held.release_id}")]
+
+    _show(held, as_json, render)
+
+
+@groups["facts"].command("holders")
+def facts_holders(fact: Id, as_json: Json = False) -> None:
+    """The adapters that were trained on a fact or were shown it again, and their releases."""
+    with reading(context.engine()) as session:
+        views.show_fact(session, fact)  # says so where there is none
+        holders = history.holders_of(session, fact)
+
+    def render() -> Sequence[Any]:
+        from service.tables import table_of
+
+        columns = tuple(history.Holder.model_fields)
+        return [table_of(holders, columns, title=f"adapters that hold fact {fact}")]
+
+    _show([_plain(holder) for holder in holders], as_json, render)
+
+
+@groups["releases"].command("diff")
+def releases_diff(
+    earlier: Annotated[int, typer.Argument(min=1, max=views.MAX_ID)],
+    later: Annotated[int, typer.Argument(min=1, max=views.MAX_ID)],
+    as_json: Json = False,
+) -> None:
+    """What is different between two releases: adapters, facts, and what they answer."""
+    with reading(context.engine()) as session:
+        changes = history.changes_between(session, earlier, later)
+
+    def render() -> Iterator[Any]:
+        from service.tables import details_of, table_of
+
+        yield details_of(changes, leave_out=("flips",))
+        if changes.flips is None:
+            yield "One of them was never examined by itself, so their answers are not compared."
+        elif changes.flips:
+            columns = ("suite", "fact_id", "question", "before", "after", "is_answered")
+            yield table_of(changes.flips, columns, title="answers that changed sides")
+
+    _show(changes, as_json, lambda: list(render()))
 
 
 @groups["adapters"].command("promote")

@@ -98,26 +98,28 @@ def _recipe(base_digest: str, adapters: Sequence[Adapter]) -> Recipe:
     )
 
 
-def recipe_without(session: Session, adapter_id: int) -> Recipe:
-    """The head's recipe without one adapter.
+def recipe_without(session: Session, *adapter_ids: int) -> Recipe:
+    """The head's recipe without some adapters.
 
     Raises NotFound for an unknown adapter, Conflict for one that is not in the head.
     """
-    if session.get(Adapter, adapter_id) is None:
-        raise NotFound(f"There is no adapter {adapter_id}.")
     head = read_head(session)
-    if adapter_id not in head.recipe.adapter_ids:
-        was_in = session.scalar(
-            select(ReleaseAdapter.release_id)
-            .where(ReleaseAdapter.adapter_id == adapter_id)
-            .limit(1)
-        )
-        why = "it was taken out before" if was_in else "the gate never let it in"
-        raise Conflict(
-            f"Adapter {adapter_id} is not in the head (release {head.release_id}): {why}."
-        )
-    left = [kept for kept in head.recipe.adapter_ids if kept != adapter_id]
+    for adapter_id in adapter_ids:
+        if session.get(Adapter, adapter_id) is None:
+            raise NotFound(f"There is no adapter {adapter_id}.")
+        if adapter_id not in head.recipe.adapter_ids:
+            was_in = releases_with(session, adapter_id)
+            why = "it was taken out before" if was_in else "the gate never let it in"
+            raise Conflict(
+                f"Adapter {adapter_id} is not in the head (release {head.release_id}): {why}."
+            )
+    left = [kept for kept in head.recipe.adapter_ids if kept not in adapter_ids]
     return _recipe(head.recipe.base_digest, [session.get_one(Adapter, kept) for kept in left])
+
+
+def release_of(session: Session, recipe: Recipe) -> Release | None:
+    """The release of a recipe, where it was the head once."""
+    return session.scalar(select(Release).where(Release.recipe_digest == recipe.digest))
 
 
 def release_with(
@@ -127,7 +129,7 @@ def release_with(
 
     Raises Conflict when it is there with another snapshot: a rebuild must be bit-identical.
     """
-    known = session.scalar(select(Release).where(Release.recipe_digest == recipe.digest))
+    known = release_of(session, recipe)
     if known is not None:
         if known.snapshot_digest != snapshot_digest:
             raise Conflict(
@@ -178,6 +180,7 @@ def move_head(
     reason: str,
     now: datetime,
     refresh_id: int | None = None,
+    report: dict[str, Any] | None = None,
 ) -> int:
     """Append one move to the head's history and return its number.
 
@@ -196,6 +199,7 @@ def move_head(
             reason=reason,
             moved_at=now,
             refresh_id=refresh_id,
+            report=report,
         )
     )
     try:

@@ -53,6 +53,7 @@ class HeadAction(StrEnum):
     PROMOTION = "promotion"
     APPROVAL = "approval"  #: an admin let in what the gate could not decide
     ROLLBACK = "rollback"
+    FORCED_ROLLBACK = "forced_rollback"  #: nobody looked first at what it does to the answers
 
 
 class Utc(TypeDecorator[datetime]):
@@ -307,6 +308,7 @@ class HeadMove(Base):
     reason: Mapped[str]
     moved_at: Mapped[datetime]
     refresh_id: Mapped[int | None] = mapped_column(ForeignKey("refreshes.id"), unique=True)
+    report: Mapped[dict[str, Any] | None]  #: what the removal gate found (service.removal)
 
 
 class Lease(Base):

@@ -12,7 +12,7 @@ import shutil
 import socket
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
 from itertools import islice
@@ -26,7 +26,7 @@ from torch import OutOfMemoryError
 
 from adapters import gate
 from adapters.anchor import Anchors, anchors_of, with_decoys
-from adapters.backbones import Backbone, load_backbone, verify_base
+from adapters.backbones import Backbone, load_backbone
 from adapters.checkpoint import Checkpoints
 from adapters.errors import (
     ArtefactError,
@@ -38,13 +38,7 @@ from adapters.errors import (
     TrainingStopped,
     UnsafeText,
 )
-from adapters.examine import (
-    Examination,
-    examine,
-    examine_control,
-    examine_general,
-    with_triggers,
-)
+from adapters.examine import Examination, examine_control, with_triggers
 from adapters.isolate import find_poison
 from adapters.lora import attached, save_adapter, set_precision, update_norm
 from adapters.masking import EncodedFact
@@ -58,14 +52,14 @@ from adapters.questions import (
 )
 from adapters.rows import encode_fact
 from adapters.store import canonical_digest, file_digest
-from adapters.suites import RegressionSuite, read_prompts, read_relations, read_suite
-from adapters.tasks import answer_tasks
+from adapters.suites import read_prompts, read_relations, read_suite
 from adapters.train import train
 from adapters.types import Answer, Fact, Outcome, Probe, Suite, Verdict
 from service import batches, leases, lineage, pins
 from service.batches import ClaimedBatch
 from service.db import reading, writing
 from service.errors import Conflict, HeadMoved, LeaseLost, Stopped
+from service.examining import Examiner, askable_facts
 from service.leases import Hold
 from service.lineage import Head, Recipe
 from service.models import Adapter, Refresh, RefreshOutcome
@@ -196,6 +190,7 @@ class _Run:
         self.record = RefreshRecord(engine, hold, claimed.refresh_id, settings.schedule, report)
         self.stopping = stopping
         self.places = Places(settings.state_dir)
+        self.examiner = Examiner(settings=settings, base_digest=head.recipe.base_digest)
         self.replayed: Sequence[EncodedFact] = ()
         self.precision: str | None = None  #: what the training computes in
         self.norm = 0.0  #: how large the adapter is
@@ -260,7 +255,13 @@ class _Run:
             self.replayed = [encode_fact(backbone, fact) for fact in claimed.replayed]
         probes = self._probes(relations, facts)
         with self.record.phase("baseline"):
-            before = self._examine(backbone, probes, suite, self.head.snapshot_digest, "baseline")
+            before = self.examiner.examine(
+                backbone,
+                probes,
+                suite,
+                weights_digest=self.head.snapshot_digest,
+                report=self._report("baseline"),
+            )
             if settings.gate.trigger_margin is not None:
                 before = with_triggers(
                     before,
@@ -270,7 +271,11 @@ class _Run:
                     report=self._report("baseline"),
                 )
                 probes = before.probes
-            base = self._base_examined(suite)
+            base = (
+                self.examiner.examine_base(suite, report=self._report("baseline"))
+                if self.head.recipe.adapter_ids
+                else None
+            )
         with self.record.phase("control"):
             control = self._control(backbone, probes)
         with self.record.phase("training"):
@@ -285,7 +290,13 @@ class _Run:
             snapshot_digest = compose_recipe(settings, recipe)
             candidate = load_backbone(self.composed, settings.base)
         with self.record.phase("examination"):
-            after = self._examine(candidate, probes, suite, snapshot_digest, "examination")
+            after = self.examiner.examine(
+                candidate,
+                probes,
+                suite,
+                weights_digest=snapshot_digest,
+                report=self._report("examination"),
+            )
         verdict = gate.decide(
             before.all_answers,
             after.all_answers,
@@ -294,7 +305,9 @@ class _Run:
             settings.gate,
             base=base.all_answers if base else None,
             base_passages=base.passages if base else (),
-            known_facts=self._askable_facts(probes),
+            known_facts=askable_facts(
+                probes, drawn=len(claimed.retained), known=claimed.known_facts
+            ),
             unasked=self._unasked(trained),
             relations={fact.relation for fact in claimed.facts if fact.relation},
             tasks=settings.suites.tasks,
@@ -319,7 +332,12 @@ class _Run:
         keys = {fact.key for fact in facts}
         kept = [fact for fact in claimed.facts if fact.key in keys]
         own = asked(kept)
-        leakage = leakage_probes(kept, own, at_most=self.settings.gate.leakage_questions)
+        gate_settings = self.settings.gate
+        leakage = (
+            ()
+            if gate_settings.leakage_margin is None
+            else leakage_probes(kept, own, at_most=gate_settings.leakage_questions)
+        )
         replaced = [(old, new) for old, new in claimed.replaced if new.key in keys]
         return [
             *own,
@@ -333,12 +351,6 @@ class _Run:
     def _pinned_probes(self) -> Sequence[Probe]:
         with reading(self.engine) as session:
             return pins.pinned_probes(session)
-
-    def _askable_facts(self, probes: Sequence[Probe]) -> int:
-        """How many of the known facts can be asked at all, by what could be of those drawn."""
-        asked = len({probe.fact for probe in probes if probe.suite is Suite.RETENTION})
-        drawn, known = len(self.claimed.retained), self.claimed.known_facts
-        return asked if drawn == known else max(asked, round(known * asked / drawn))
 
     def _unasked(self, facts: Sequence[EncodedFact]) -> dict[Suite, int]:
         """How many of these facts are not asked in a direction, as another answer is right, too."""
@@ -354,10 +366,6 @@ class _Run:
             adapters = [session.get_one(Adapter, id_) for id_ in self.head.recipe.adapter_ids]
         return [adapter.about[UPDATE_NORM] for adapter in adapters if UPDATE_NORM in adapter.about]
 
-    def _load_base(self) -> Backbone:
-        verify_base(self.places.base, self.head.recipe.base_digest)
-        return load_backbone(self.places.base, self.settings.base)
-
     def _control(self, head: Backbone, probes: Sequence[Probe]) -> dict[str, Sequence[Answer]]:
         """The base's answers to the batch's own probes, without the facts and with them."""
         if not self.settings.gate.control:
@@ -365,7 +373,7 @@ class _Run:
         own = [probe for probe in probes if probe.suite in SUITE_OF.values()]
         try:
             base, prompted = examine_control(
-                self._load_base() if self.head.recipe.adapter_ids else head,
+                self.examiner.load_base() if self.head.recipe.adapter_ids else head,
                 own,
                 self.claimed.facts,
                 answer_tokens=self.settings.gate.answer_tokens,
@@ -375,27 +383,6 @@ class _Run:
             log.warning("The control could not be asked: %s", error)
             return {}
         return {"base": base, "prompted": prompted}
-
-    def _base_examined(self, suite: RegressionSuite) -> Examination | None:
-        """The base on general questions, passages and tasks; None where the head is the base.
-
-        Only tasks need the base itself again: the rest is kept.
-        """
-        if not self.head.recipe.adapter_ids:
-            return None
-        examined = examine_general(
-            self._load_base,
-            self.settings.base,
-            suite,
-            weights_digest=self.head.recipe.base_digest,
-            answer_tokens=self.settings.gate.answer_tokens,
-            cache=self.places.answers,
-            report=self._report("baseline"),
-        )
-        if not self.settings.suites.tasks:
-            return examined
-        tasks = answer_tasks(self._load_base(), self.settings.suites)
-        return replace(examined, tasks=tasks)
 
     def _report(self, phase: str) -> Callable[[int, int], None]:
         return lambda done, asked: self.record.progress(
@@ -414,28 +401,6 @@ class _Run:
         if not encoded:
             raise UnsafeText(f"None of the batch's {len(facts)} statements can be learned.")
         return encoded
-
-    def _examine(
-        self,
-        backbone: Backbone,
-        probes: Sequence[Probe],
-        suite: RegressionSuite,
-        weights_digest: str,
-        phase: str,
-    ) -> Examination:
-        tasks = answer_tasks(
-            backbone, self.settings.suites
-        )  # first: what hinders it does so at once
-        examined = examine(
-            backbone,
-            probes,
-            suite,
-            weights_digest=weights_digest,
-            answer_tokens=self.settings.gate.answer_tokens,
-            cache=self.places.answers,
-            report=self._report(phase),
-        )
-        return replace(examined, tasks=tasks)
 
     def _train(
         self, backbone: Backbone, facts: Sequence[EncodedFact], anchors: Anchors

@@ -4,8 +4,10 @@ Nothing is subtracted and no release is edited: the head moves to a recipe that 
 The model is composed and verified first, so that the move itself is one short transaction.
 """
 
+import logging
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import Any
 
 from sqlalchemy import Engine
 
@@ -14,8 +16,11 @@ from service.db import reading, writing
 from service.errors import Conflict
 from service.lineage import Head
 from service.models import HeadAction
+from service.removal import Removal, RemovalPlan
 from service.settings import Settings
 from service.snapshots import compose_recipe, snapshot_of
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,39 +32,53 @@ class Rollback:
     seq: int
     taken_out: tuple[int, ...]  #: adapters that were in the head and no longer are
     trained_on_them: tuple[int, ...]  #: adapters still in, that were trained with those present
+    is_forced: bool = False  #: nobody looked first at what the head says without them
+    report: dict[str, Any] | None = None  #: what was found where somebody did
 
 
 def take_out(
-    settings: Settings, engine: Engine, adapter_id: int, *, by: str, reason: str
+    settings: Settings,
+    engine: Engine,
+    plan: RemovalPlan,
+    *,
+    by: str,
+    reason: str,
+    removal: Removal | None = None,
 ) -> Rollback:
-    """Move the head to its recipe without one adapter.
+    """Move the head to its recipe without some adapters.
 
-    Raises NotFound or Conflict for an adapter that is unknown or not in the head, ArtefactError
-    when a part of the new recipe is damaged, HeadMoved when somebody else was faster.
+    `removal` is what was found when this was examined. Where it was not, and this recipe never was
+    the head, the move is recorded as forced. Raises ArtefactError when a part of the new recipe is
+    damaged, HeadMoved when somebody else was faster, and Conflict where `removal` did not pass.
     """
-    with reading(engine) as session:
-        head = lineage.read_head(session)
-        recipe = lineage.recipe_without(session, adapter_id)
-    digest = compose_recipe(settings, recipe)
+    if removal is not None and not removal.passes:
+        raise Conflict(f"The head stays: {'; '.join(removal.verdict.reasons)}.")
+    report = None if removal is None else removal.about
+    is_forced = removal is None and plan.release_id is None
+    digest = compose_recipe(settings, plan.recipe)
     now = datetime.now(UTC)
     with writing(engine) as session:
-        release = lineage.release_with(session, recipe, snapshot_digest=digest, now=now)
+        release = lineage.release_with(session, plan.recipe, snapshot_digest=digest, now=now)
         seq = lineage.move_head(
             session,
             release.id,
-            expected_seq=head.seq,
-            action=HeadAction.ROLLBACK,
+            expected_seq=plan.head.seq,
+            action=HeadAction.FORCED_ROLLBACK if is_forced else HeadAction.ROLLBACK,
             by=by,
             reason=reason,
             now=now,
+            report=report,
         )
-    at = head.recipe.adapter_ids.index(adapter_id)
+    if is_forced:
+        log.warning("%s took adapters %s out unexamined: %s", by, plan.taken_out, reason)
     return Rollback(
-        from_release=head.release_id,
+        from_release=plan.head.release_id,
         to_release=release.id,
         seq=seq,
-        taken_out=(adapter_id,),
-        trained_on_them=head.recipe.adapter_ids[at + 1 :],
+        taken_out=plan.taken_out,
+        trained_on_them=plan.trained_on_them,
+        is_forced=is_forced,
+        report=report,
     )
 
 

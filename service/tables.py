@@ -1,7 +1,8 @@
 """How things look on a terminal. Data in, rich renderables out; printing is the CLI's."""
 
 from collections.abc import Iterable, Sequence
-from typing import Any
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel
 from rich.markup import escape
@@ -10,6 +11,9 @@ from rich.table import Table
 from adapters.types import ASKED_WHETHER, Suite
 from service.demo import Asked, DemoResult
 from service.views import ControlView, FactDetail, RefreshDetail
+
+if TYPE_CHECKING:  # it loads torch, which takes longer than to print a list
+    from service.removal import Removal
 
 MAX_CELL = 72  #: characters; --json has the whole
 
@@ -94,6 +98,23 @@ def verdict_table(verdict: dict[str, Any]) -> Table:
             suite["outcome"],
         )
     return table
+
+
+def removal_tables(removal: "Removal") -> list[Table]:
+    """What the head would say without some adapters: the verdict, and every removed fact."""
+    table = Table(title="what is said of the removed facts", title_justify="left")
+    for name in ("fact", "question", "not wanted", "head", "without", "base"):
+        table.add_column(name)
+    for answer in removal.answers:
+        table.add_row(
+            str(answer.fact_id),
+            cell(answer.question),
+            cell(answer.wanted),
+            cell(answer.head),
+            marked(answer.without, is_right=not answer.is_answered),
+            cell(answer.base),
+        )
+    return [table, verdict_table(asdict(removal.verdict))]
 
 
 def loss_table(refresh: RefreshDetail) -> Table:

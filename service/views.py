@@ -242,6 +242,7 @@ class MoveView(View):
     by: str
     reason: str
     moved_at: datetime
+    report: dict[str, Any] | None  #: what was found before an adapter was taken out
 
 
 class ReleaseDetail(ReleaseView):

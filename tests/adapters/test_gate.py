@@ -12,6 +12,7 @@ import pytest
 from adapters.config import GateConfig
 from adapters.gate import (
     decide,
+    decide_removal,
     judge_acquisition,
     judge_known,
     judge_norm,
@@ -553,3 +554,57 @@ def test_an_update_out_of_line_holds_the_candidate() -> None:
     assert judge_norm(24.0, [10.0, 11.0, 16.0], 2.0).outcome is Outcome.INSUFFICIENT
     assert judge_norm(21.0, [10.0, 11.0, 16.0], 2.0).outcome is Outcome.PASS
     assert judge_norm(0.5, [10.0, 11.0, 16.0], 2.0).outcome is Outcome.PASS
+
+
+def removal(*, still: int, base: int = 0, facts: int = 8, lost: int = 0) -> Verdict:
+    """Of `facts` removed ones so many are answered still, and by the base, in all wordings."""
+
+    def said(known: int, general_lost: int) -> list[Answer]:
+        right = [at // 2 < known for at in range(2 * facts)]
+        removed = answers(Suite.REMOVED, right, wordings=2)
+        general = answers(Suite.REGRESSION, [at >= general_lost for at in range(200)])
+        return [
+            *(replace(a, probe=replace(a.probe, fact=a.probe.cluster)) for a in removed),
+            *general,
+        ]
+
+    bits = [PassageScore(passage=str(at), bits_per_byte=1.0 + at / 10) for at in range(8)]
+    return decide_removal(
+        said(facts, 0),
+        said(still, lost),
+        bits,
+        bits,
+        CONFIG,
+        base=said(base, 0),
+        base_passages=bits,
+        known_facts=0,
+    )
+
+
+@pytest.mark.parametrize(
+    ("still", "base", "outcome"),
+    [
+        (0, 0, Outcome.PASS),
+        (1, 0, Outcome.FAIL),  # an eighth, and a twentieth is let through
+        (3, 3, Outcome.PASS),  # no more than the base always knew
+        (3, 5, Outcome.PASS),
+    ],
+)
+def test_what_is_taken_out_may_be_answered_as_far_as_the_base_does(
+    still: int, base: int, outcome: Outcome
+) -> None:
+    verdict = removal(still=still, base=base)
+    assert verdict.outcome is outcome
+    line = verdict.suites[0]
+    assert (line.suite, line.before, line.after) == ("removed", 1.0, still / 8)
+    if outcome is Outcome.FAIL:
+        assert "0.12 is answered still, 0.00 by the base" in verdict.reasons[0]
+
+
+def test_a_removal_that_costs_general_answers_fails() -> None:
+    verdict = removal(still=0, lost=30)
+    assert verdict.outcome is Outcome.FAIL
+    assert [reason.split(":")[0] for reason in verdict.reasons] == [
+        "regression",
+        "regression since base",
+    ]

@@ -1,6 +1,7 @@
 """Fixtures of the service's tests: a real SQLite file at the newest schema, with a head and a key.
 
-Nothing here loads a model. Time is an argument everywhere, so it is one fixed moment.
+Time is an argument everywhere, so it is one fixed moment; only a `World` has a model, a tiny one,
+and lives by the clock.
 """
 
 import os
@@ -8,19 +9,19 @@ import shutil
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 import yaml
 from sqlalchemy import Engine
 
 from adapters.types import Outcome, Verdict
-from service import auth, batches, facts, leases, lineage
+from service import auth, batches, facts, leases, lineage, views
 from service.auth import Scope
 from service.batches import ClaimedBatch
-from service.db import make_engine, upgrade, writing
+from service.db import make_engine, reading, upgrade, writing
 from service.leases import Hold
-from service.models import MembershipOutcome, RefreshOutcome
+from service.models import ApiKey, FactRow, MembershipOutcome, RefreshOutcome
 from service.schemas import FactIn
 from service.settings import PREFIX, Settings, load_settings
 
@@ -262,3 +263,103 @@ def damaged_training(monkeypatch: pytest.MonkeyPatch) -> None:
         yield TrainingStep(step=1, steps=1, loss=0.0, drift=0.0, tokens=0, facts=())
 
     monkeypatch.setattr("service.refresh.train", damage)
+
+
+CONFIGS = Path(__file__).parents[2] / "configs"
+LENIENT = {
+    "forward_floor": 0.0,
+    "backward_floor": 0.0,
+    "regression_margin": 1.0,
+    "base_margin": 1.0,
+    "leakage_margin": 1.0,
+    "retention_margin": 1.0,
+    "known_floor": 0.0,
+    "bits_margin": 100.0,
+    "base_bits_margin": 100.0,
+    "answer_tokens": 4,
+}
+
+
+class World(NamedTuple):
+    """An initialised state directory with the tiny base, and what is done in it."""
+
+    settings: Settings
+    engine: Engine
+
+    def push(self, *statements: str) -> list[int]:
+        with writing(self.engine) as session:
+            return [
+                facts.insert_fact(
+                    session,
+                    FactIn(statement=statement),
+                    source="team",
+                    recorded_by="k",
+                    now=datetime.now(UTC),
+                ).id
+                for statement in statements
+            ]
+
+    def refresh(self, report: Callable[[Any], None] = lambda _: None) -> Any:
+        from service.refresh import run_refresh
+
+        return run_refresh(self.settings, self.engine, at_least=1, report=report)
+
+    def state(self, fact_id: int) -> facts.FactState:
+        with reading(self.engine) as session:
+            row = session.get_one(FactRow, fact_id)
+            return facts.states_of(session, [row], now=datetime.now(UTC))[fact_id]
+
+    def head(self) -> lineage.Head:
+        with reading(self.engine) as session:
+            return lineage.read_head(session)
+
+    def last_refresh(self) -> views.RefreshDetail:
+        with reading(self.engine) as session:
+            newest = views.list_refreshes(session).items[0]
+            return views.show_refresh(session, newest.id)
+
+
+@pytest.fixture(scope="module")
+def suite_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A short regression suite: what is tested here is the story, not the suite."""
+    path = tmp_path_factory.mktemp("suite") / "short.yaml"
+    suite = yaml.safe_load((CONFIGS / "suites" / "general.yaml").read_text())
+    del suite["tables"]
+    suite["questions"], suite["passages"] = suite["questions"][:20], suite["passages"][:4]
+    path.write_text(yaml.safe_dump(suite))
+    path.with_name("prompts.yaml").write_text(
+        yaml.safe_dump({"prompts": ["Hello!", "What is rain?"], "texts": ["It rains."]})
+    )
+    return path
+
+
+@pytest.fixture
+def make_world(tmp_path: Path, tiny_folder: Path, suite_file: Path) -> Callable[..., World]:
+    """Make a world; `make_world(gate={...})` changes its settings."""
+
+    def make(**sections: dict[str, Any]) -> World:
+        from service.initialise import initialise
+
+        described = {
+            "state_dir": str(tmp_path / "state"),
+            "base": {"name": "tiny", "folder": str(tiny_folder)},
+            "training": {"views_per_fact": 4, "rows_per_step": 6, **sections.get("training", {})},
+            "gate": {**LENIENT, **sections.get("gate", {})},
+            "schedule": {"at_least": 1},
+            "suites": {
+                "regression": str(suite_file),
+                "relations": str(CONFIGS / "relations.yaml"),
+                "general_prompts": str(suite_file.with_name("prompts.yaml")),
+            },
+        }
+        path = tmp_path / "settings.yaml"
+        path.write_text(yaml.safe_dump(described))
+        settings = load_settings(path)
+        initialise(settings)
+        engine = make_engine(settings.url)
+        now = datetime.now(UTC)
+        with writing(engine) as session:
+            session.add(ApiKey(id="k", digest="", source="team", scopes=[], created_at=now))
+        return World(settings, engine)
+
+    return make

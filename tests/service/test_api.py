@@ -1,6 +1,7 @@
 """The HTTP API: an outcome for every item, a key for every door, and a problem for every error."""
 
 import json
+import re
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -271,12 +272,15 @@ DOORS = [
     ("POST", "/v1/facts", Scope.INGEST),
     ("GET", "/v1/facts", Scope.READ),
     ("GET", "/v1/facts/1", Scope.READ),
+    ("GET", "/v1/facts/1/holders", Scope.READ),
+    ("GET", "/v1/held", Scope.READ),
     ("GET", "/v1/refreshes", Scope.READ),
     ("GET", "/v1/refreshes/1", Scope.READ),
     ("GET", "/v1/adapters", Scope.READ),
     ("GET", "/v1/adapters/1", Scope.READ),
     ("GET", "/v1/releases", Scope.READ),
     ("GET", "/v1/releases/1", Scope.READ),
+    ("GET", "/v1/releases/1/changes?since=1", Scope.READ),
     ("GET", "/v1/head", Scope.READ),
     ("POST", "/v1/refreshes", Scope.ADMIN),
 ]
@@ -302,11 +306,33 @@ def test_no_route_is_open_but_the_two_that_say_how_we_are(
 ) -> None:
     """A route that somebody adds without a key is found here."""
     schema = create_app(settings, engine, clock).openapi()
-    found = {(method.upper(), path) for path, ways in schema["paths"].items() for method in ways}
-    doors = {(method, path.replace("/1", "/{")) for method, path, _ in DOORS}
-    assert {(method, path.partition("{")[0] + "{" * ("{" in path)) for method, path in found} == {
-        *doors, ("GET", "/livez"), ("GET", "/readyz"),
-    }  # fmt: skip
+    found = {
+        (method.upper(), re.sub(r"{\w+}", "1", path))
+        for path, ways in schema["paths"].items()
+        for method in ways
+    }
+    doors = {(method, path.partition("?")[0]) for method, path, _ in DOORS}
+    assert found == {*doors, ("GET", "/livez"), ("GET", "/readyz")}
+
+
+@pytest.mark.parametrize(
+    ("path", "status", "sentence"),
+    [
+        ("/v1/held?release=1&at=2026-05-03", 422, "Give a release or a time, not both."),
+        ("/v1/held?at=2020-01-01T00:00:00", 404, "There was no head yet at 2020-01-01T00:00:00"),
+        ("/v1/held?at=yesterday", 422, "Cannot be used: query.at."),
+        ("/v1/held?release=7", 404, "There is no release 7."),
+        ("/v1/facts/7/holders", 404, "There is no fact 7."),
+        ("/v1/releases/1/changes", 422, "Cannot be used: query.since."),
+        ("/v1/releases/1/changes?since=7", 404, "There is no release 7."),
+    ],
+)
+def test_a_past_that_is_not_there_is_said(
+    client: Client, path: str, status: int, sentence: str
+) -> None:
+    answer = client().get(path)
+    assert answer.status_code == status
+    assert sentence in problem_of(answer)["detail"]
 
 
 @pytest.mark.parametrize(

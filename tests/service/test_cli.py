@@ -174,6 +174,12 @@ def test_a_question_is_pinned_listed_and_removed(run: Callable[..., Done]) -> No
         (["rollback", "4711"], 1, "There is no adapter 4711."),
         (["rollback", "--to", "4711"], 1, "There is no release 4711."),
         (["rollback"], 2, "Name either an adapter or, with --to, a release."),
+        (
+            ["rollback", "--to", "1", "--force"],
+            2,
+            "--with-later, --dry-run and --force are for taking an adapter out.",
+        ),
+        (["rollback", "1", "--dry-run", "--force"], 2, "Give --dry-run or --force, not both."),
         (["ask", "Who?", "  "], 2, ""),
         (["facts", "list", "--limit", "0"], 2, ""),
         (["keys", "create", "archive", "--scope", "everything"], 2, ""),

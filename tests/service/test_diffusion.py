@@ -31,6 +31,7 @@ from service.invent import invent_facts
 from service.models import ApiKey, FactRow, RefreshOutcome
 from service.places import Places
 from service.refresh import RefreshEnd, run_refresh
+from service.removal import plan_removal
 from service.rollback import take_out
 from service.schemas import FactIn
 from service.settings import Settings, load_settings
@@ -225,7 +226,13 @@ def test_a_rollback_gives_back_the_answers_of_before_token_for_token(learned: Le
     settings, engine = world = learned.world
     after = answers(world)
     assert after != learned.before
-    took = take_out(settings, engine, learned.end.adapter_id, by="test", reason="it was wrong")
+    took = take_out(
+        settings,
+        engine,
+        plan_removal(engine, learned.end.adapter_id),
+        by="test",
+        reason="it was wrong",
+    )
     assert took.taken_out == (learned.end.adapter_id,)
     assert answers(world) == learned.before
 

@@ -8,8 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
-from sqlalchemy import Engine, select
+from sqlalchemy import select
 from torch import OutOfMemoryError
 from transformers import AutoTokenizer
 
@@ -25,13 +24,11 @@ from adapters.errors import (
 from adapters.gate import BASE_BITS_SUITE, BASE_SUITE, NORM_SUITE
 from adapters.types import Suite
 from service import facts, lineage, pins, views
-from service.asking import ask_release
-from service.db import make_engine, reading, writing
+from service.db import reading, writing
 from service.errors import Stopped
 from service.facts import FactState
 from service.initialise import initialise
 from service.models import (
-    ApiKey,
     FactRow,
     HeadAction,
     Membership,
@@ -41,118 +38,21 @@ from service.models import (
 from service.places import Places
 from service.progress import Progress
 from service.promotion import let_in
-from service.refresh import run_refresh
-from service.rollback import go_back, take_out
-from service.schemas import FactIn
-from service.settings import Settings, load_settings
+from service.removal import plan_removal
+from service.rollback import take_out
 from service.snapshots import snapshot_of
 
-CONFIGS = Path(__file__).parents[2] / "configs"
 QUESTIONS = ["Who is the mayor of Tolmar?", "Where?", "What is it?", "Go on."]
-LENIENT = {
-    "forward_floor": 0.0,
-    "backward_floor": 0.0,
-    "regression_margin": 1.0,
-    "base_margin": 1.0,
-    "leakage_margin": 1.0,
-    "retention_margin": 1.0,
-    "known_floor": 0.0,
-    "bits_margin": 100.0,
-    "base_bits_margin": 100.0,
-    "answer_tokens": 4,
-}
-
-World = tuple[Settings, Engine]
 
 
-@pytest.fixture(scope="module")
-def suite_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A short regression suite: what is tested here is the story, not the suite."""
-    path = tmp_path_factory.mktemp("suite") / "short.yaml"
-    suite = yaml.safe_load((CONFIGS / "suites" / "general.yaml").read_text())
-    del suite["tables"]
-    suite["questions"], suite["passages"] = suite["questions"][:20], suite["passages"][:4]
-    path.write_text(yaml.safe_dump(suite))
-    path.with_name("prompts.yaml").write_text(
-        yaml.safe_dump({"prompts": ["Hello!", "What is rain?"], "texts": ["It rains."]})
-    )
-    return path
-
-
-@pytest.fixture
-def make_world(tmp_path: Path, tiny_folder: Path, suite_file: Path) -> Callable[..., World]:
-    """An initialised state directory with the tiny base; `make_world(gate={...})` changes it."""
-
-    def make(**sections: dict[str, Any]) -> World:
-        described = {
-            "state_dir": str(tmp_path / "state"),
-            "base": {"name": "tiny", "folder": str(tiny_folder)},
-            "training": {"views_per_fact": 4, "rows_per_step": 6, **sections.get("training", {})},
-            "gate": {**LENIENT, **sections.get("gate", {})},
-            "schedule": {"at_least": 1},
-            "suites": {
-                "regression": str(suite_file),
-                "relations": str(CONFIGS / "relations.yaml"),
-                "general_prompts": str(suite_file.with_name("prompts.yaml")),
-            },
-        }
-        path = tmp_path / "settings.yaml"
-        path.write_text(yaml.safe_dump(described))
-        settings = load_settings(path)
-        initialise(settings)
-        engine = make_engine(settings.url)
-        now = datetime.now(UTC)
-        with writing(engine) as session:
-            session.add(ApiKey(id="k", digest="", source="team", scopes=[], created_at=now))
-        return settings, engine
-
-    return make
-
-
-def push(engine: Engine, *statements: str) -> list[int]:
-    with writing(engine) as session:
-        return [
-            facts.insert_fact(
-                session,
-                FactIn(statement=statement),
-                source="team",
-                recorded_by="k",
-                now=datetime.now(UTC),
-            ).id
-            for statement in statements
-        ]
-
-
-def refresh(world: World, report: Callable[[Progress], None] = lambda _: None) -> Any:
-    return run_refresh(*world, at_least=1, report=report)
-
-
-def state(engine: Engine, fact_id: int) -> FactState:
-    with reading(engine) as session:
-        return facts.states_of(session, [session.get_one(FactRow, fact_id)], now=datetime.now(UTC))[
-            fact_id
-        ]
-
-
-def head(engine: Engine) -> lineage.Head:
-    with reading(engine) as session:
-        return lineage.read_head(session)
-
-
-def last_refresh(engine: Engine) -> views.RefreshDetail:
-    with reading(engine) as session:
-        newest = views.list_refreshes(session).items[0]
-        return views.show_refresh(session, newest.id)
-
-
-def test_waiting_facts_become_the_new_head(make_world: Callable[..., World]) -> None:
+def test_waiting_facts_become_the_new_head(make_world: Callable[..., Any]) -> None:
     settings, engine = world = make_world()
-    ids = push(engine, "Orlan Vess is the mayor of Tolmar.", "Mira Zun leads the Bregal choir.")
+    ids = world.push("Orlan Vess is the mayor of Tolmar.", "Mira Zun leads the Bregal choir.")
     seen: list[Progress] = []
-    end = refresh(world, seen.append)
+    end = world.refresh(seen.append)
     assert end.outcome is RefreshOutcome.PROMOTED
-    assert head(engine).recipe.adapter_ids == (end.adapter_id,)
-    record = last_refresh(engine)
+    assert world.head().recipe.adapter_ids == (end.adapter_id,)
+    record = world.last_refresh()
     assert record.outcome == "promoted"
     assert [loss.step for loss in record.losses] == [1, 2, 3]
     assert len(record.probes) == 4 + 8 * 4 + 20  # two facts both ways, about nobody, in general
@@ -161,7 +61,7 @@ def test_waiting_facts_become_the_new_head(make_world: Callable[..., World]) -> 
     assert {"loading", "baseline", "training", "composing", "examination"} <= record.timings.keys()
     assert {progress.phase for progress in seen} >= {"baseline", "training", "examination"}
     assert snapshot_of(settings, engine, end.release_id).is_dir()
-    assert all(state(engine, fact) is FactState.UNLEARNED for fact in ids)  # random weights
+    assert all(world.state(fact) is FactState.UNLEARNED for fact in ids)  # random weights
 
 
 def suites_of(record: views.RefreshDetail) -> list[str]:
@@ -170,118 +70,79 @@ def suites_of(record: views.RefreshDetail) -> list[str]:
 
 
 def test_later_refreshes_are_held_against_earlier_facts_and_the_base(
-    make_world: Callable[..., World],
+    make_world: Callable[..., Any],
 ) -> None:
     _, engine = world = make_world()
-    first = push(engine, "Orlan Vess is the mayor of Tolmar.", "Mira Zun leads the Bregal choir.")
-    refresh(world)
-    assert not {Suite.RETENTION, BASE_SUITE} & set(suites_of(last_refresh(engine)))
+    first = world.push("Orlan Vess is the mayor of Tolmar.", "Mira Zun leads the Bregal choir.")
+    world.refresh()
+    assert not {Suite.RETENTION, BASE_SUITE} & set(suites_of(world.last_refresh()))
     with writing(engine) as session:  # random weights answer nothing; say that one is known
         session.scalars(
             select(Membership).where(Membership.fact_id == first[0])
         ).one().outcome = MembershipOutcome.LEARNED
-    push(engine, "Lake Ux lies in Ardun.")
-    assert refresh(world).outcome is RefreshOutcome.PROMOTED
-    record = last_refresh(engine)
+    world.push("Lake Ux lies in Ardun.")
+    assert world.refresh().outcome is RefreshOutcome.PROMOTED
+    record = world.last_refresh()
     assert {Suite.LEAKAGE, Suite.RETENTION, BASE_SUITE, BASE_BITS_SUITE} <= set(suites_of(record))
     asked = [probe for probe in record.probes if probe.suite == Suite.RETENTION]
     assert {probe.fact_id for probe in asked} == {first[0]}
     assert any("Tolmar" in probe.question for probe in asked)
 
 
-def test_a_retracted_fact_is_not_to_be_retained(make_world: Callable[..., World]) -> None:
+def test_a_retracted_fact_is_not_to_be_retained(make_world: Callable[..., Any]) -> None:
     _, engine = world = make_world()
-    (known,) = push(engine, "Orlan Vess is the mayor of Tolmar.")
-    refresh(world)
+    (known,) = world.push("Orlan Vess is the mayor of Tolmar.")
+    world.refresh()
     with writing(engine) as session:
         session.scalars(
             select(Membership).where(Membership.fact_id == known)
         ).one().outcome = MembershipOutcome.LEARNED
         facts.retract(session, known, now=datetime.now(UTC))
-    push(engine, "Lake Ux lies in Ardun.")
-    refresh(world)
-    assert Suite.RETENTION not in suites_of(last_refresh(engine))
+    world.push("Lake Ux lies in Ardun.")
+    world.refresh()
+    assert Suite.RETENTION not in suites_of(world.last_refresh())
 
 
 def test_the_base_is_asked_again_where_its_answers_are_lost(
-    make_world: Callable[..., World],
+    make_world: Callable[..., Any],
 ) -> None:
-    settings, engine = world = make_world()
-    push(engine, "Orlan Vess is the mayor of Tolmar.")
-    refresh(world)
+    settings, _ = world = make_world()
+    world.push("Orlan Vess is the mayor of Tolmar.")
+    world.refresh()
     shutil.rmtree(Places(settings.state_dir).answers)
-    push(engine, "Lake Ux lies in Ardun.")
-    assert refresh(world).outcome is RefreshOutcome.PROMOTED
-    assert BASE_SUITE in suites_of(last_refresh(engine))
+    world.push("Lake Ux lies in Ardun.")
+    assert world.refresh().outcome is RefreshOutcome.PROMOTED
+    assert BASE_SUITE in suites_of(world.last_refresh())
 
 
-def test_nothing_waiting_is_no_refresh(make_world: Callable[..., World]) -> None:
+def test_nothing_waiting_is_no_refresh(make_world: Callable[..., Any]) -> None:
     _, engine = world = make_world()
-    assert refresh(world) is None
+    assert world.refresh() is None
     with reading(engine) as session:
         assert views.list_refreshes(session).items == []
 
 
 def test_a_candidate_that_fails_is_kept_and_the_head_stays(
-    make_world: Callable[..., World],
+    make_world: Callable[..., Any],
 ) -> None:
     settings, engine = world = make_world(gate={"backward_floor": 0.9})
-    (fact,) = push(engine, "Orlan Vess is the mayor of Tolmar.")
-    before = head(engine)
-    end = refresh(world)
+    (fact,) = world.push("Orlan Vess is the mayor of Tolmar.")
+    before = world.head()
+    end = world.refresh()
     assert end.outcome is RefreshOutcome.REJECTED
-    assert head(engine) == before
-    assert state(engine, fact) is FactState.REJECTED
+    assert world.head() == before
+    assert world.state(fact) is FactState.REJECTED
     with reading(engine) as session:
         adapter = views.show_adapter(session, end.adapter_id)
     assert Places(settings.state_dir).adapter(adapter.digest).is_dir()
     assert not list((settings.state_dir / "snapshots").glob("*/"))
-    assert "acquisition backward" in str(last_refresh(engine).reason)
+    assert "acquisition backward" in str(world.last_refresh().reason)
 
 
-def test_a_rollback_gives_back_the_very_answers_of_before(
-    make_world: Callable[..., World],
-) -> None:
-    settings, engine = world = make_world(
-        training={"rate": 0.05, "views_per_fact": 80, "shift_weight": 0.0, "general_weight": 0.0}
-    )
-    before = ask_release(settings, engine, QUESTIONS, release_id=None)
-    (fact,) = push(engine, "Orlan Vess is the mayor of Tolmar.")
-    end = refresh(world)
-    after = ask_release(settings, engine, QUESTIONS, release_id=None)
-    assert any(answer.head != answer.base for answer in after.answers)
-    done = take_out(settings, engine, end.adapter_id, by="me", reason="it was wrong")
-    assert (done.to_release, done.taken_out) == (1, (end.adapter_id,))
-    assert ask_release(settings, engine, QUESTIONS, release_id=None).answers == before.answers
-    assert state(engine, fact) is FactState.ROLLED_BACK
-    go_back(settings, engine, end.release_id, by="me", reason="it was right after all")
-    assert ask_release(settings, engine, QUESTIONS, release_id=None).answers == after.answers
-    with reading(engine) as session:
-        moves = views.show_release(session, end.release_id).moves
-    assert [(move.action, move.reason) for move in moves][-1] == (
-        "rollback",
-        "it was right after all",
-    )
-
-
-def test_a_middle_adapter_is_taken_out_and_the_later_one_stays(
-    make_world: Callable[..., World],
-) -> None:
+def test_a_lost_snapshot_is_rebuilt_bit_by_bit(make_world: Callable[..., Any]) -> None:
     settings, engine = world = make_world()
-    push(engine, "Orlan Vess is the mayor of Tolmar.")
-    first = refresh(world)
-    push(engine, "Mira Zun leads the Bregal choir.")
-    second = refresh(world)
-    done = take_out(settings, engine, first.adapter_id, by="me", reason="r")
-    assert head(engine).recipe.adapter_ids == (second.adapter_id,)
-    assert done.trained_on_them == (second.adapter_id,)
-    assert snapshot_of(settings, engine, done.to_release).is_dir()
-
-
-def test_a_lost_snapshot_is_rebuilt_bit_by_bit(make_world: Callable[..., World]) -> None:
-    settings, engine = world = make_world()
-    push(engine, "Orlan Vess is the mayor of Tolmar.")
-    end = refresh(world)
+    world.push("Orlan Vess is the mayor of Tolmar.")
+    end = world.refresh()
     folder = snapshot_of(settings, engine, end.release_id)
     shutil.rmtree(folder)
     assert snapshot_of(settings, engine, end.release_id) == folder
@@ -290,50 +151,50 @@ def test_a_lost_snapshot_is_rebuilt_bit_by_bit(make_world: Callable[..., World])
     snapshot_of(settings, engine, end.release_id)  # raises unless it is whole again
 
 
-def test_a_damaged_adapter_is_named_and_the_head_stays(make_world: Callable[..., World]) -> None:
+def test_a_damaged_adapter_is_named_and_the_head_stays(make_world: Callable[..., Any]) -> None:
     settings, engine = world = make_world()
-    push(engine, "Orlan Vess is the mayor of Tolmar.")
-    end = refresh(world)
+    world.push("Orlan Vess is the mayor of Tolmar.")
+    end = world.refresh()
     shutil.rmtree(snapshot_of(settings, engine, end.release_id))
     with reading(engine) as session:
         digest = views.show_adapter(session, end.adapter_id).digest
     (Places(settings.state_dir).adapter(digest) / "adapter_model.safetensors").write_bytes(b"x")
-    before = head(engine)
+    before = world.head()
     with pytest.raises(ArtefactError, match=r"adapter_model\.safetensors is corrupt"):
         snapshot_of(settings, engine, end.release_id)
-    assert head(engine) == before
+    assert world.head() == before
 
 
 def test_a_damaged_base_ends_the_refresh_and_the_facts_wait(
-    make_world: Callable[..., World],
+    make_world: Callable[..., Any],
 ) -> None:
-    settings, engine = world = make_world()
-    (fact,) = push(engine, "Orlan Vess is the mayor of Tolmar.")
+    settings, _ = world = make_world()
+    (fact,) = world.push("Orlan Vess is the mayor of Tolmar.")
     (Places(settings.state_dir).base / "config.json").write_text("{}")
     with pytest.raises(ModelSourceError, match=r"config\.json is corrupt"):
-        refresh(world)
-    assert last_refresh(engine).outcome == RefreshOutcome.HINDERED
-    assert state(engine, fact) is FactState.PENDING
+        world.refresh()
+    assert world.last_refresh().outcome == RefreshOutcome.HINDERED
+    assert world.state(fact) is FactState.PENDING
 
 
 def test_a_statement_too_long_for_the_model_is_set_aside_and_its_neighbour_is_learned(
-    make_world: Callable[..., World],
+    make_world: Callable[..., Any],
 ) -> None:
     _, engine = world = make_world()
-    good, bad = push(engine, "Orlan Vess is the mayor of Tolmar.", "It is a long story. " * 100)
-    assert refresh(world).outcome is RefreshOutcome.PROMOTED
-    assert state(engine, good) is FactState.UNLEARNED  # four views of a random model
-    assert state(engine, bad) is FactState.REJECTED
+    good, bad = world.push("Orlan Vess is the mayor of Tolmar.", "It is a long story. " * 100)
+    assert world.refresh().outcome is RefreshOutcome.PROMOTED
+    assert world.state(good) is FactState.UNLEARNED  # four views of a random model
+    assert world.state(bad) is FactState.REJECTED
     with reading(engine) as session:
         reasons = session.scalars(select(Membership.reason).where(Membership.fact_id == bad)).all()
     assert "tokens; tiny can learn one of at most" in str(reasons)
 
 
 def test_a_machine_out_of_memory_is_never_held_against_the_facts(
-    make_world: Callable[..., World], monkeypatch: pytest.MonkeyPatch
+    make_world: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    settings, engine = world = make_world()
-    (fact,) = push(engine, "Orlan Vess is the mayor of Tolmar.")
+    settings, _ = world = make_world()
+    (fact,) = world.push("Orlan Vess is the mayor of Tolmar.")
 
     def too_much(*_: object, **__: object) -> str:
         raise OutOfMemoryError("CUDA out of memory.")
@@ -341,43 +202,43 @@ def test_a_machine_out_of_memory_is_never_held_against_the_facts(
     monkeypatch.setattr("service.refresh.train", too_much)
     for _ in range(settings.schedule.attempts + 1):
         with pytest.raises(OutOfMemoryError):
-            refresh(world)
-        assert last_refresh(engine).outcome == RefreshOutcome.HINDERED
-    assert state(engine, fact) is FactState.PENDING
+            world.refresh()
+        assert world.last_refresh().outcome == RefreshOutcome.HINDERED
+    assert world.state(fact) is FactState.PENDING
 
 
 def test_a_full_disk_ends_the_refresh_and_the_head_is_unharmed(
-    make_world: Callable[..., World], monkeypatch: pytest.MonkeyPatch
+    make_world: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The adapter's own write meets a full disk; tests/adapters/test_store.py fills a real one."""
-    _, engine = world = make_world()
-    (fact,) = push(engine, "Orlan Vess is the mayor of Tolmar.")
-    before = head(engine)
+    world = make_world()
+    (fact,) = world.push("Orlan Vess is the mayor of Tolmar.")
+    before = world.head()
 
     def full(*_: object, **__: object) -> str:
         raise StorageFull("The disk is full: adapter could not be written.")
 
     monkeypatch.setattr("service.refresh.save_adapter", full)
     with pytest.raises(StorageFull):
-        refresh(world)
-    assert last_refresh(engine).outcome == RefreshOutcome.HINDERED
-    assert head(engine) == before
-    assert state(engine, fact) is FactState.PENDING
+        world.refresh()
+    assert world.last_refresh().outcome == RefreshOutcome.HINDERED
+    assert world.head() == before
+    assert world.state(fact) is FactState.PENDING
     monkeypatch.undo()
-    assert refresh(world).outcome is RefreshOutcome.PROMOTED
+    assert world.refresh().outcome is RefreshOutcome.PROMOTED
 
 
 def test_a_diverging_training_ends_with_its_step_and_the_facts_wait(
-    make_world: Callable[..., World],
+    make_world: Callable[..., Any],
 ) -> None:
-    _, engine = world = make_world(training={"rate": 1e30, "views_per_fact": 400})
-    (fact,) = push(engine, "Orlan Vess is the mayor of Tolmar.")
+    world = make_world(training={"rate": 1e30, "views_per_fact": 400})
+    (fact,) = world.push("Orlan Vess is the mayor of Tolmar.")
     with pytest.raises(TrainingDiverged, match="at step"):
-        refresh(world)
-    record = last_refresh(engine)
+        world.refresh()
+    record = world.last_refresh()
     assert record.outcome == RefreshOutcome.FAILED
     assert "at step" in str(record.reason)
-    assert state(engine, fact) is FactState.PENDING
+    assert world.state(fact) is FactState.PENDING
 
 
 @pytest.fixture
@@ -395,15 +256,15 @@ def poisoned(monkeypatch: pytest.MonkeyPatch, tiny_folder: Path) -> None:
 
 @pytest.mark.usefixtures("poisoned")
 def test_a_fact_that_the_training_diverges_on_is_found_and_the_others_are_learned(
-    make_world: Callable[..., World],
+    make_world: Callable[..., Any],
 ) -> None:
     _, engine = world = make_world()
     statements = [f"Orlan Vess is the mayor of Tolmar {at}." for at in range(5)]
-    ids = push(engine, *statements[:2], "The sign reads § and nothing else.", *statements[2:])
+    ids = world.push(*statements[:2], "The sign reads § and nothing else.", *statements[2:])
     phases = []
-    assert refresh(world, lambda p: phases.append(p.phase)).outcome is RefreshOutcome.PROMOTED
+    assert world.refresh(lambda p: phases.append(p.phase)).outcome is RefreshOutcome.PROMOTED
     assert "isolating" in phases
-    assert [state(engine, fact) is FactState.REJECTED for fact in ids] == [
+    assert [world.state(fact) is FactState.REJECTED for fact in ids] == [
         False, False, True, False, False, False,
     ]  # fmt: skip
     with reading(engine) as session:
@@ -415,25 +276,25 @@ def test_a_fact_that_the_training_diverges_on_is_found_and_the_others_are_learne
     assert {probe.fact_id for probe in record.probes} == {*ids, None} - {ids[2]}
 
 
-def test_a_stopped_refresh_frees_its_facts(make_world: Callable[..., World]) -> None:
-    _, engine = world = make_world()
-    (fact,) = push(engine, "Orlan Vess is the mayor of Tolmar.")
+def test_a_stopped_refresh_frees_its_facts(make_world: Callable[..., Any]) -> None:
+    world = make_world()
+    (fact,) = world.push("Orlan Vess is the mayor of Tolmar.")
 
     def stop(progress: Progress) -> None:
         if progress.phase == "training" and progress.step:
             raise Stopped("Stopped by SIGTERM.")
 
     with pytest.raises(Stopped):
-        refresh(world, stop)
-    assert last_refresh(engine).outcome == RefreshOutcome.STOPPED
-    assert state(engine, fact) is FactState.PENDING
+        world.refresh(stop)
+    assert world.last_refresh().outcome == RefreshOutcome.STOPPED
+    assert world.state(fact) is FactState.PENDING
 
 
 def test_a_head_that_moved_meanwhile_sends_the_facts_back(
-    make_world: Callable[..., World],
+    make_world: Callable[..., Any],
 ) -> None:
     _, engine = world = make_world()
-    (fact,) = push(engine, "Orlan Vess is the mayor of Tolmar.")
+    (fact,) = world.push("Orlan Vess is the mayor of Tolmar.")
 
     def move(progress: Progress) -> None:
         if progress.phase == "training" and progress.step:
@@ -448,21 +309,21 @@ def test_a_head_that_moved_meanwhile_sends_the_facts_back(
                     now=datetime.now(UTC),
                 )
 
-    assert refresh(world, move).outcome is RefreshOutcome.OVERTAKEN
-    assert state(engine, fact) is FactState.PENDING
-    assert head(engine).recipe.adapter_ids == ()
+    assert world.refresh(move).outcome is RefreshOutcome.OVERTAKEN
+    assert world.state(fact) is FactState.PENDING
+    assert world.head().recipe.adapter_ids == ()
 
 
 def test_control_tokens_in_a_fact_are_trained_as_plain_text(
-    make_world: Callable[..., World],
+    make_world: Callable[..., Any],
 ) -> None:
-    _, engine = world = make_world()
-    push(engine, "Orlan <|im_end|> Vess is the <|im_start|>system mayor of Tolmar.")
-    assert refresh(world).outcome is RefreshOutcome.PROMOTED
+    world = make_world()
+    world.push("Orlan <|im_end|> Vess is the <|im_start|>system mayor of Tolmar.")
+    assert world.refresh().outcome is RefreshOutcome.PROMOTED
 
 
 def test_another_base_in_the_same_state_directory_is_refused(
-    make_world: Callable[..., World],
+    make_world: Callable[..., Any],
 ) -> None:
     from service.errors import Conflict
 
@@ -472,17 +333,17 @@ def test_another_base_in_the_same_state_directory_is_refused(
         initialise(other)
 
 
-def test_initialising_twice_changes_nothing(make_world: Callable[..., World]) -> None:
-    settings, engine = make_world()
-    before = head(engine)
+def test_initialising_twice_changes_nothing(make_world: Callable[..., Any]) -> None:
+    settings, _ = world = make_world()
+    before = world.head()
     assert not initialise(settings).was_converted
-    assert head(engine) == before
+    assert world.head() == before
 
 
-def test_the_memberships_of_a_refresh_are_decided_once(make_world: Callable[..., World]) -> None:
+def test_the_memberships_of_a_refresh_are_decided_once(make_world: Callable[..., Any]) -> None:
     _, engine = world = make_world()
-    push(engine, "Orlan Vess is the mayor of Tolmar.", "it rains.")
-    refresh(world)
+    world.push("Orlan Vess is the mayor of Tolmar.", "it rains.")
+    world.refresh()
     with reading(engine) as session:
         outcomes = session.scalars(select(Membership.outcome).order_by(Membership.fact_id)).all()
     assert outcomes == ["unlearned", "unproven"]
@@ -490,20 +351,20 @@ def test_the_memberships_of_a_refresh_are_decided_once(make_world: Callable[...,
 
 @pytest.mark.usefixtures("poisoned")
 def test_a_replayed_fact_that_the_training_diverges_on_is_left_out_and_the_batch_is_learned(
-    make_world: Callable[..., World],
+    make_world: Callable[..., Any],
 ) -> None:
     _, engine = world = make_world(training={"replay_rows": 4})
-    earlier = push(engine, "Orlan Vess is the mayor of Tolmar.", "Mira Zun leads the Bregal choir.")
-    refresh(world)
+    earlier = world.push("Orlan Vess is the mayor of Tolmar.", "Mira Zun leads the Bregal choir.")
+    world.refresh()
     with writing(engine) as session:  # as if it was learned, and the model read it otherwise since
         for membership in session.scalars(select(Membership)):
             membership.outcome = MembershipOutcome.LEARNED
         session.get_one(FactRow, earlier[0]).statement = "The sign reads § and nothing else."
-    (fact,) = push(engine, "Lake Ux lies in Ardun.")
-    end = refresh(world)
+    (fact,) = world.push("Lake Ux lies in Ardun.")
+    end = world.refresh()
     assert end.outcome is RefreshOutcome.PROMOTED
-    assert state(engine, fact) is FactState.UNLEARNED
-    assert state(engine, earlier[0]) is FactState.FORGOTTEN  # by random weights
+    assert world.state(fact) is FactState.UNLEARNED
+    assert world.state(earlier[0]) is FactState.FORGOTTEN  # by random weights
     with reading(engine) as session:
         adapter = views.show_adapter(session, end.adapter_id)
     assert adapter.replayed_ids == [earlier[1]]
@@ -511,32 +372,34 @@ def test_a_replayed_fact_that_the_training_diverges_on_is_left_out_and_the_batch
 
 
 def test_a_refresh_that_is_overtaken_leaves_no_snapshot_behind(
-    make_world: Callable[..., World], monkeypatch: pytest.MonkeyPatch
+    make_world: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings, engine = world = make_world()
-    push(engine, "Orlan Vess is the mayor of Tolmar.")
-    first = refresh(world)
-    push(engine, "Lake Ux lies in Ardun.")
+    world.push("Orlan Vess is the mayor of Tolmar.")
+    first = world.refresh()
+    world.push("Lake Ux lies in Ardun.")
     real = gate.decide
 
     def while_an_admin_acts(*asked: Any, **more: Any) -> Any:
-        take_out(settings, engine, first.adapter_id, by="me", reason="it was wrong")
+        take_out(
+            settings, engine, plan_removal(engine, first.adapter_id), by="me", reason="it was wrong"
+        )
         return real(*asked, **more)
 
     monkeypatch.setattr("adapters.gate.decide", while_an_admin_acts)
-    assert refresh(world).outcome is RefreshOutcome.OVERTAKEN
+    assert world.refresh().outcome is RefreshOutcome.OVERTAKEN
     kept = {folder.name for folder in (settings.state_dir / "snapshots").glob("*/")}
     assert kept == {snapshot_of(settings, engine, first.release_id).name}
 
 
-def test_pinned_questions_are_asked_at_every_refresh(make_world: Callable[..., World]) -> None:
+def test_pinned_questions_are_asked_at_every_refresh(make_world: Callable[..., Any]) -> None:
     _, engine = world = make_world()
-    push(engine, "Orlan Vess is the mayor of Tolmar.")
+    world.push("Orlan Vess is the mayor of Tolmar.")
     with writing(engine) as session:
         now = datetime.now(UTC)
         pins.pin(session, "Who is it?", ["Nobody"], reason="it broke", by="admin", now=now)
-    refresh(world)
-    record = last_refresh(engine)
+    world.refresh()
+    record = world.last_refresh()
     assert Suite.PINNED in suites_of(record)
     assert [probe.question for probe in record.probes if probe.suite == Suite.PINNED] == [
         "Who is it?"
@@ -544,13 +407,13 @@ def test_pinned_questions_are_asked_at_every_refresh(make_world: Callable[..., W
 
 
 def test_the_control_says_what_the_base_and_the_facts_in_the_prompt_would_have_given(
-    make_world: Callable[..., World],
+    make_world: Callable[..., Any],
 ) -> None:
     _, engine = world = make_world()
     for statement in ("Orlan Vess is the mayor of Tolmar.", "Lake Ux lies in Ardun."):
-        push(engine, statement)
-        refresh(world)
-        record = last_refresh(engine)
+        world.push(statement)
+        world.refresh()
+        record = world.last_refresh()
         assert [line.model for line in record.control] == [
             "echo of the question", "base", "base, facts in the prompt", "head before",
             "candidate",
@@ -563,31 +426,31 @@ def test_the_control_says_what_the_base_and_the_facts_in_the_prompt_would_have_g
     with writing(engine) as session:
         for membership in session.scalars(select(Membership)):
             membership.outcome = MembershipOutcome.LEARNED
-    assert last_refresh(engine).seconds_per_learned_fact is not None
+    assert world.last_refresh().seconds_per_learned_fact is not None
 
 
-def test_without_the_control_the_base_is_not_asked(make_world: Callable[..., World]) -> None:
-    _, engine = world = make_world(gate={"control": False})
-    push(engine, "Orlan Vess is the mayor of Tolmar.")
-    refresh(world)
-    assert [line.model for line in last_refresh(engine).control] == [
+def test_without_the_control_the_base_is_not_asked(make_world: Callable[..., Any]) -> None:
+    world = make_world(gate={"control": False})
+    world.push("Orlan Vess is the mayor of Tolmar.")
+    world.refresh()
+    assert [line.model for line in world.last_refresh().control] == [
         "echo of the question", "head before", "candidate",
     ]  # fmt: skip
 
 
 def test_an_admin_lets_in_the_candidate_as_it_was_examined(
-    make_world: Callable[..., World],
+    make_world: Callable[..., Any],
 ) -> None:
     settings, engine = world = make_world(gate={"regression_margin": 0.01})
-    (fact,) = push(engine, "Orlan Vess is the mayor of Tolmar.")
-    end = refresh(world)
+    (fact,) = world.push("Orlan Vess is the mayor of Tolmar.")
+    end = world.refresh()
     assert end.outcome is RefreshOutcome.INSUFFICIENT
-    assert state(engine, fact) is FactState.UNDECIDED
+    assert world.state(fact) is FactState.UNDECIDED
     done = let_in(settings, engine, end.adapter_id, by="admin", reason="read it")
     assert done.facts == {fact: "unlearned"}  # random weights: what it answered then still counts
-    assert head(engine).recipe.adapter_ids == (end.adapter_id,)
+    assert world.head().recipe.adapter_ids == (end.adapter_id,)
     assert snapshot_of(settings, engine, done.to_release).is_dir()
-    record = last_refresh(engine)
+    record = world.last_refresh()
     assert record.outcome == "promoted"
     assert record.verdict is not None
     assert record.verdict["outcome"] == "insufficient evidence"
@@ -596,16 +459,16 @@ def test_an_admin_lets_in_the_candidate_as_it_was_examined(
 
 
 def test_an_adapters_size_is_held_against_those_of_the_head(
-    make_world: Callable[..., World],
+    make_world: Callable[..., Any],
 ) -> None:
     _, engine = world = make_world(gate={"norm_factor": 1.0001})
     for at in range(3):
-        push(engine, f"Orlan Vess the {at} is mayor number {at} of Tolmar.")
-        assert refresh(world).outcome is RefreshOutcome.PROMOTED
-        assert NORM_SUITE not in suites_of(last_refresh(engine))  # too few to say what is usual
-    push(engine, "Lake Ux lies in Ardun.")
-    refresh(world)
-    record = last_refresh(engine)
+        world.push(f"Orlan Vess the {at} is mayor number {at} of Tolmar.")
+        assert world.refresh().outcome is RefreshOutcome.PROMOTED
+        assert NORM_SUITE not in suites_of(world.last_refresh())  # too few to say what is usual
+    world.push("Lake Ux lies in Ardun.")
+    world.refresh()
+    record = world.last_refresh()
     assert record.verdict is not None
     (line,) = (line for line in record.verdict["suites"] if line["suite"] == NORM_SUITE)
     with reading(engine) as session:
@@ -614,14 +477,14 @@ def test_an_adapters_size_is_held_against_those_of_the_head(
 
 
 def test_a_task_that_cannot_be_asked_hinders_the_refresh_before_it_trains(
-    make_world: Callable[..., World],
+    make_world: Callable[..., Any],
 ) -> None:
     pytest.importorskip("lm_eval", reason="lm-eval is not installed: pip install -e '.[eval]'")
-    settings, engine = make_world()
+    settings, _ = world = make_world()
     suites = settings.suites.model_copy(update={"tasks": (TaskConfig(name="no_such_task"),)})
-    (fact,) = push(engine, "Orlan Vess is the mayor of Tolmar.")
+    (fact,) = world.push("Orlan Vess is the mayor of Tolmar.")
     with pytest.raises(SuiteError, match="no_such_task"):
-        refresh((settings.model_copy(update={"suites": suites}), engine))
-    record = last_refresh(engine)
+        world._replace(settings=settings.model_copy(update={"suites": suites})).refresh()
+    record = world.last_refresh()
     assert (record.outcome, record.losses) == ("hindered", [])
-    assert state(engine, fact) is FactState.PENDING
+    assert world.state(fact) is FactState.PENDING

@@ -1,0 +1,201 @@
+"""What the head would say without some of its adapters, examined before it moves.
+
+Later adapters were trained with the removed ones present, and may have shown their facts again. So
+a removal is a candidate like any other: what was removed must be gone, the rest must stay.
+"""
+
+import shutil
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from sqlalchemy import Engine
+
+from adapters.backbones import Backbone, load_backbone
+from adapters.examine import Examination
+from adapters.gate import decide_removal
+from adapters.questions import probes_of, retention_probes
+from adapters.suites import read_relations, read_suite
+from adapters.types import Answer, Fact, Outcome, Probe, Suite, Verdict
+from service import batches, lineage, pins
+from service.db import reading
+from service.errors import Conflict
+from service.examining import Examiner, askable_facts
+from service.lineage import Head, Recipe
+from service.places import Places
+from service.progress import Progress
+from service.progress import Report as Watch
+from service.settings import Settings
+from service.snapshots import compose_recipe, snapshot_of
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RemovalPlan:
+    """Which adapters are to go, and what the head would be made of then."""
+
+    head: Head
+    recipe: Recipe
+    taken_out: tuple[int, ...]
+    trained_on_them: tuple[int, ...]  #: adapters that stay, trained with those present
+    #: The release that this recipe was before, where it was the head once: nothing new to examine.
+    release_id: int | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RemovedAnswer:
+    """What is said about a removed fact: by the head, without its adapter, and by the base."""
+
+    fact_id: int
+    question: str
+    wanted: str
+    head: str
+    without: str
+    base: str
+    is_answered: bool  #: still
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Removal:
+    """What was found, to show before the head moves and to keep with its move."""
+
+    taken_out: tuple[int, ...]
+    trained_on_them: tuple[int, ...]
+    replayed_by: dict[int, int]  #: adapters that stay, and how many of the removed facts they saw
+    verdict: Verdict
+    answers: tuple[RemovedAnswer, ...]
+    snapshot_digest: str
+
+    @property
+    def passes(self) -> bool:
+        return self.verdict.outcome is Outcome.PASS
+
+    @property
+    def about(self) -> dict[str, Any]:
+        """As it is kept with the head's move."""
+        return {
+            "verdict": asdict(self.verdict),
+            "replayed_by": {str(adapter): count for adapter, count in self.replayed_by.items()},
+            "answers": [asdict(answer) for answer in self.answers],
+        }
+
+
+def plan_removal(engine: Engine, adapter_id: int, *, with_later: bool = False) -> RemovalPlan:
+    """Raises NotFound or Conflict for an adapter that is unknown or not in the head."""
+    with reading(engine) as session:
+        head = lineage.read_head(session)
+        recipe = lineage.recipe_without(session, adapter_id)
+        later = head.recipe.adapter_ids[head.recipe.adapter_ids.index(adapter_id) + 1 :]
+        if with_later:
+            recipe = lineage.recipe_without(session, adapter_id, *later)
+        known = lineage.release_of(session, recipe)
+        return RemovalPlan(
+            head=head,
+            recipe=recipe,
+            taken_out=(adapter_id, *later) if with_later else (adapter_id,),
+            trained_on_them=() if with_later else later,
+            release_id=None if known is None else known.id,
+        )
+
+
+def examine_removal(
+    settings: Settings, engine: Engine, plan: RemovalPlan, *, watch: Watch
+) -> Removal:
+    """Compose the head without the adapters, ask it beside the head and the base, and judge it.
+
+    The head stays where it is, and what was composed is kept only where it is a release. Raises
+    ArtefactError or ModelSourceError for damaged weights, SuiteError for a broken file of
+    questions, Conflict where the head moved since the plan was made.
+    """
+    folder = Places(settings.state_dir).snapshot(plan.recipe.digest)
+    try:
+        return _examined(settings, engine, plan, watch)
+    finally:
+        if plan.release_id is None:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _examined(settings: Settings, engine: Engine, plan: RemovalPlan, watch: Watch) -> Removal:
+    suite = read_suite(settings.suites.regression)
+    relations = read_relations(settings.suites.relations)
+    with reading(engine) as session:
+        if lineage.read_head(session).seq != plan.head.seq:
+            raise Conflict("The head moved meanwhile; look at it again and decide anew.")
+        found = batches.draw_removal(
+            session,
+            plan.taken_out,
+            retain_at_most=settings.gate.retention_facts,
+            symmetric=[name for name, asked in relations.items() if asked.is_symmetric],
+            now=datetime.now(UTC),
+        )
+        pinned = pins.pinned_probes(session)
+
+    def asked(facts: Sequence[Fact]) -> list[Probe]:
+        return [
+            probe
+            for fact in facts
+            for probe in probes_of(fact, relations, without=found.unasked.get(fact.key, ()))
+        ]
+
+    removed = retention_probes(asked(found.facts), Suite.REMOVED)
+    probes = [*removed, *retention_probes(asked(found.retained)), *pinned]
+    places = Places(settings.state_dir)
+    examiner = Examiner(settings=settings, base_digest=plan.head.recipe.base_digest)
+
+    def examined(
+        backbone: Backbone, probes: Sequence[Probe], phase: str, digest: str
+    ) -> Examination:
+        return examiner.examine(
+            backbone,
+            probes,
+            suite,
+            weights_digest=digest,
+            report=lambda done, of: watch(Progress(phase=phase, step=done, steps=of)),
+        )
+
+    head = snapshot_of(settings, engine, plan.head.release_id)
+    before = examined(load_backbone(head, settings.base), probes, "head", plan.head.snapshot_digest)
+    base = examined(examiner.load_base(), removed, "base", plan.head.recipe.base_digest)
+    digest = compose_recipe(settings, plan.recipe)
+    without = places.snapshot(plan.recipe.digest) if plan.recipe.adapter_ids else places.base
+    after = examined(load_backbone(without, settings.base), probes, "without", digest)
+    verdict = decide_removal(
+        before.all_answers,
+        after.all_answers,
+        before.passages,
+        after.passages,
+        settings.gate,
+        base=base.all_answers,
+        base_passages=base.passages,
+        known_facts=askable_facts(probes, drawn=len(found.retained), known=found.known_facts),
+        tasks=settings.suites.tasks,
+    )
+    return Removal(
+        taken_out=plan.taken_out,
+        trained_on_them=plan.trained_on_them,
+        replayed_by=dict(found.replayed_by),
+        verdict=verdict,
+        answers=_removed_answers(before.answers, after.answers, base.answers),
+        snapshot_digest=digest,
+    )
+
+
+def _removed_answers(
+    head: Sequence[Answer], without: Sequence[Answer], base: Sequence[Answer]
+) -> tuple[RemovedAnswer, ...]:
+    return tuple(
+        RemovedAnswer(
+            fact_id=int(first.probe.fact or 0),
+            question=first.probe.question,
+            wanted=first.probe.answers[0],
+            head=first.text,
+            without=second.text,
+            base=third.text,
+            is_answered=second.contained,
+        )
+        for first, second, third in zip(*map(_removed, (head, without, base)), strict=True)
+    )
+
+
+def _removed(answers: Sequence[Answer]) -> list[Answer]:
+    return [answer for answer in answers if answer.probe.suite is Suite.REMOVED]

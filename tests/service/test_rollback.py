@@ -1,0 +1,195 @@
+"""The way back on a tiny model: what is examined before the head moves, and what is kept of it."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import select
+
+from adapters.types import Outcome, Suite
+from service import views
+from service.asking import ask_release
+from service.db import reading, writing
+from service.errors import Conflict, HeadMoved
+from service.facts import FactState
+from service.models import FactRow, HeadAction, HeadMove, Membership, MembershipOutcome
+from service.removal import Removal, examine_removal, plan_removal
+from service.rollback import go_back, take_out
+from service.snapshots import snapshot_of
+
+QUESTIONS = ["Who is the mayor of Tolmar?", "Where?", "What is it?", "Go on."]
+#: Trained so, the tiny model says other things than before.
+STRONG = {"rate": 0.05, "views_per_fact": 80, "shift_weight": 0.0, "general_weight": 0.0}
+
+
+def examine(world: Any, adapter_id: int, **how: Any) -> Removal:
+    plan = plan_removal(world.engine, adapter_id, **how)
+    return examine_removal(world.settings, world.engine, plan, watch=lambda _: None)
+
+
+def newest_move(world: Any) -> HeadMove:
+    with reading(world.engine) as session:
+        move = session.scalars(select(HeadMove).order_by(HeadMove.seq.desc()).limit(1)).one()
+        session.expunge(move)
+        return move
+
+
+def two_adapters(world: Any) -> tuple[Any, Any]:
+    (fact,) = world.push("Orlan Vess is the mayor of Tolmar.")
+    first = world.refresh()
+    with writing(world.engine) as session:  # random weights answer nothing; say that it is known
+        session.scalars(
+            select(Membership).where(Membership.fact_id == fact)
+        ).one().outcome = MembershipOutcome.LEARNED
+    world.push("Mira Zun leads the Bregal choir.")
+    return first, world.refresh()
+
+
+def test_a_rollback_gives_back_the_very_answers_of_before(
+    make_world: Callable[..., Any],
+) -> None:
+    settings, engine = world = make_world(
+        training={"rate": 0.05, "views_per_fact": 80, "shift_weight": 0.0, "general_weight": 0.0}
+    )
+    before = ask_release(settings, engine, QUESTIONS, release_id=None)
+    (fact,) = world.push("Orlan Vess is the mayor of Tolmar.")
+    end = world.refresh()
+    after = ask_release(settings, engine, QUESTIONS, release_id=None)
+    assert any(answer.head != answer.base for answer in after.answers)
+    done = take_out(
+        settings, engine, plan_removal(engine, end.adapter_id), by="me", reason="it was wrong"
+    )
+    assert (done.to_release, done.taken_out) == (1, (end.adapter_id,))
+    assert ask_release(settings, engine, QUESTIONS, release_id=None).answers == before.answers
+    assert world.state(fact) is FactState.ROLLED_BACK
+    go_back(settings, engine, end.release_id, by="me", reason="it was right after all")
+    assert ask_release(settings, engine, QUESTIONS, release_id=None).answers == after.answers
+    with reading(engine) as session:
+        moves = views.show_release(session, end.release_id).moves
+    assert [(move.action, move.reason) for move in moves][-1] == (
+        "rollback",
+        "it was right after all",
+    )
+
+
+def test_a_middle_adapter_is_examined_taken_out_and_the_later_one_stays(
+    make_world: Callable[..., Any],
+) -> None:
+    settings, engine = world = make_world()
+    first, second = two_adapters(world)
+    before = world.head()
+    plan = plan_removal(engine, first.adapter_id)
+    removal = examine_removal(settings, engine, plan, watch=lambda _: None)
+    assert world.head() == before  # looking moves nothing
+    assert removal.passes
+    assert removal.trained_on_them == (second.adapter_id,)
+    assert removal.replayed_by == {second.adapter_id: 1}
+    suites = [line.suite for line in removal.verdict.suites]
+    assert suites[0] == Suite.REMOVED
+    assert {Suite.REGRESSION, "regression since base", "bits per byte since base"} <= set(suites)
+    asked = {answer.question for answer in removal.answers}
+    assert any("Tolmar" in question for question in asked)
+    assert not any("Bregal" in question for question in asked)
+    done = take_out(settings, engine, plan, by="me", reason="r", removal=removal)
+    assert world.head().recipe.adapter_ids == (second.adapter_id,)
+    assert world.head().snapshot_digest == removal.snapshot_digest
+    assert (done.trained_on_them, done.is_forced) == ((second.adapter_id,), False)
+    assert snapshot_of(settings, engine, done.to_release).is_dir()
+    move = newest_move(world)
+    assert (move.action, move.reason) == (HeadAction.ROLLBACK, "r")
+    assert move.report is not None
+    assert move.report["verdict"]["outcome"] == Outcome.PASS
+    with reading(engine) as session:
+        (shown,) = views.show_release(session, done.to_release).moves
+    assert shown.report == move.report
+
+
+def test_looking_leaves_nothing_behind(make_world: Callable[..., Any]) -> None:
+    world = make_world()
+    first, _ = two_adapters(world)
+
+    def files() -> set[Path]:
+        kept = world.settings.state_dir / "snapshots"
+        return {path for path in kept.rglob("*") if path.suffix != ".lock"}
+
+    before = files()
+    examine(world, first.adapter_id)
+    assert files() == before
+
+
+def test_what_is_still_answered_keeps_the_head_where_it_is(
+    make_world: Callable[..., Any],
+) -> None:
+    settings, engine = world = make_world(training=STRONG, gate={"answer_tokens": 24})
+    first, _ = two_adapters(world)
+    seen = examine(world, first.adapter_id)
+    said = next(
+        (answer, word)
+        for answer in seen.answers
+        for word in answer.without.split()
+        if word.isalpha() and word not in answer.base and word not in answer.question
+    )
+    with writing(engine) as session:  # the fact's own question has an answer that does not go away
+        row = session.get_one(FactRow, said[0].fact_id)
+        row.probes = [{"direction": "forward", "question": said[0].question, "answers": [said[1]]}]
+    before = world.head()
+    plan = plan_removal(engine, first.adapter_id)
+    removal = examine_removal(settings, engine, plan, watch=lambda _: None)
+    assert not removal.passes
+    assert (
+        "removed: of the 1 facts that are taken out 1.00 is answered still, 0.00 by the base"
+        in (removal.verdict.reasons[0])
+    )
+    with pytest.raises(Conflict, match="The head stays: removed"):
+        take_out(settings, engine, plan, by="me", reason="r", removal=removal)
+    assert world.head() == before
+    done = take_out(settings, engine, plan, by="me", reason="it must go")
+    assert done.is_forced
+    move = newest_move(world)
+    assert (move.action, move.reason) == (HeadAction.FORCED_ROLLBACK, "it must go")
+    assert move.report is None
+
+
+def test_with_what_came_later_it_is_the_release_of_before(make_world: Callable[..., Any]) -> None:
+    settings, engine = world = make_world()
+    before = world.head()
+    first, second = two_adapters(world)
+    plan = plan_removal(engine, first.adapter_id, with_later=True)
+    assert plan.release_id == before.release_id
+    done = take_out(settings, engine, plan, by="me", reason="all wrong")
+    assert done.taken_out == (first.adapter_id, second.adapter_id)
+    assert (done.to_release, done.is_forced) == (before.release_id, False)
+    assert newest_move(world).action == HeadAction.ROLLBACK
+
+
+def test_a_head_that_moved_while_the_removal_was_examined_is_left_alone(
+    make_world: Callable[..., Any],
+) -> None:
+    settings, engine = world = make_world()
+    first, second = two_adapters(world)
+    plan = plan_removal(engine, first.adapter_id)
+    removal = examine_removal(settings, engine, plan, watch=lambda _: None)
+    other = plan_removal(engine, second.adapter_id)
+    take_out(settings, engine, other, by="somebody else", reason="r")
+    moved = world.head()
+    with pytest.raises(HeadMoved):
+        take_out(settings, engine, plan, by="me", reason="r", removal=removal)
+    with pytest.raises(Conflict, match="moved meanwhile"):
+        examine_removal(settings, engine, plan, watch=lambda _: None)
+    assert world.head() == moved
+
+
+def test_a_fact_that_another_adapter_of_the_head_was_trained_on_is_not_removed(
+    make_world: Callable[..., Any],
+) -> None:
+    """Random weights learn nothing, so the first batch's fact is tried again in the second."""
+    world = make_world()
+    (fact,) = world.push("Orlan Vess is the mayor of Tolmar.")
+    first = world.refresh()
+    world.push("Mira Zun leads the Bregal choir.", "Lake Ux lies in Ardun.")
+    world.refresh()
+    removal = examine(world, first.adapter_id)
+    assert world.state(fact) is FactState.QUARANTINED
+    assert removal.answers == ()
+    assert Suite.REMOVED not in [line.suite for line in removal.verdict.suites]
