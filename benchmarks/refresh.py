@@ -12,6 +12,7 @@ import json
 import multiprocessing
 import resource
 import sys
+from collections.abc import Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
@@ -24,7 +25,7 @@ from service import facts
 from service.auth import Scope, create_key, read_pepper
 from service.db import make_engine, reading, writing
 from service.initialise import initialise
-from service.invent import InventedFact, invent_facts
+from service.invent import invent_facts
 from service.models import Refresh
 from service.places import Places
 from service.refresh import run_refresh
@@ -60,7 +61,7 @@ def refresh_in(
     invented = invent_facts(1, count=count * refreshes)
     timings = []
     for at in range(refreshes):
-        store(settings, invented[at * count : (at + 1) * count])
+        store(settings, [asdict(fact) for fact in invented[at * count : (at + 1) * count]])
         end = run_refresh(settings, engine, at_least=1, report=lambda _: None)
         assert end is not None
         with reading(engine) as session:
@@ -79,7 +80,8 @@ def settings_for(config: Path, state_dir: Path, count: int, views: int | None) -
     return settings.model_copy(update=changes)
 
 
-def store(settings: Settings, some: list[InventedFact]) -> None:
+def store(settings: Settings, records: Sequence[dict[str, Any]]) -> None:
+    """Put fact records into the database, as the API would."""
     now = datetime.now(UTC)
     with writing(make_engine(settings.url)) as session:
         key = create_key(
@@ -89,10 +91,10 @@ def store(settings: Settings, some: list[InventedFact]) -> None:
             pepper=read_pepper(settings.state_dir),
             now=now,
         )
-        for fact in some:
+        for record in records:
             facts.insert_fact(
                 session,
-                FactIn.model_validate(asdict(fact)),
+                FactIn.model_validate(record),
                 source="benchmark",
                 recorded_by=key.split("_")[1],
                 now=now,

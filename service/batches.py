@@ -23,6 +23,7 @@ from service.facts import (
     is_retained,
     is_tried_again,
     is_valid,
+    release_batches,
 )
 from service.leases import Hold
 from service.models import (
@@ -132,6 +133,61 @@ def claim_batch(
     )
     if not rows:
         return None
+    return _begin(
+        session,
+        rows,
+        hold=hold,
+        trained_on=trained_on,
+        replay_at_most=replay_at_most,
+        retain_at_most=retain_at_most,
+        symmetric=symmetric,
+        now=now,
+    )
+
+
+def claim_again(
+    session: Session,
+    batch_id: int,
+    *,
+    hold: Hold,
+    trained_on: int,
+    replay_at_most: int,
+    retain_at_most: int,
+    symmetric: Collection[str],
+    now: datetime,
+) -> ClaimedBatch | None:
+    """The facts of a batch of the head, to be trained again on a release that is not the head.
+
+    None where none of them is to be retained any more. The caller guards the transaction.
+    """
+    held = in_head_by_batch(session, IN_HEAD, Membership.batch_id == batch_id, now=now)
+    rows = [row for group in held for row in group]
+    if not rows:
+        return None
+    return _begin(
+        session,
+        rows,
+        hold=hold,
+        trained_on=trained_on,
+        replay_at_most=replay_at_most,
+        retain_at_most=retain_at_most,
+        symmetric=symmetric,
+        now=now,
+    )
+
+
+def _begin(
+    session: Session,
+    rows: Sequence[FactRow],
+    *,
+    hold: Hold,
+    trained_on: int,
+    replay_at_most: int,
+    retain_at_most: int,
+    symmetric: Collection[str],
+    now: datetime,
+) -> ClaimedBatch:
+    """A refresh of these facts on a release, and which facts of the release are asked with them."""
     refresh = Refresh(
         started_at=now,
         lease_token=hold.token,
@@ -152,18 +208,27 @@ def claim_batch(
     reject_some(session, refresh.id, refused, now=now)
     rows = [row for row in rows if row.id not in refused]
     ids = {row.id for row in rows}
-    replayed = draw_replayed(session, at_most=replay_at_most, seed=trained_on, without=ids, now=now)
+    held = release_batches(session, trained_on)
+    replayed = draw_replayed(
+        session, at_most=replay_at_most, seed=trained_on, without=ids, held=held, now=now
+    )
     session.add_all(Replay(batch_id=batch.id, fact_id=row.id) for row in replayed)
-    learned = in_head_by_batch(session, [MembershipOutcome.LEARNED], now=now)
+    learned = in_head_by_batch(session, [MembershipOutcome.LEARNED], held=held, now=now)
     known = [row for group in learned for row in group]
     # a simple random sample, as the gate's bound takes it for (adapters.gate.judge_retention)
     retained = random_for("retention", trained_on).sample(known, min(retain_at_most, len(known)))
-    lost = forgotten(session, None, head_batches(session)) - {row.id for row in retained}
+    lost = forgotten(session, None, held) - {row.id for row in retained}
     lost_rows = [row for row in known if row.id in lost]
     again = random_for("recalled", trained_on).sample(lost_rows, min(MOST_RECALLED, len(lost_rows)))
     facts = tuple(fact_of(row) for row in rows)
     unasked = _record_ambiguous(
-        session, batch.id, (*facts, *map(fact_of, [*retained, *again])), facts, symmetric, now=now
+        session,
+        batch.id,
+        (*facts, *map(fact_of, [*retained, *again])),
+        facts,
+        symmetric,
+        held=held,
+        now=now,
     )
     return ClaimedBatch(
         refresh_id=refresh.id,
@@ -171,7 +236,7 @@ def claim_batch(
         facts=facts,
         replayed=tuple(fact_of(row) for row in replayed),
         retained=tuple(fact_of(row) for row in retained),
-        replaced=_replaced(session, facts),
+        replaced=_replaced(session, facts, held),
         forgotten=tuple(fact_of(row) for row in again),
         known_facts=len(known),
         unasked=unasked,
@@ -205,8 +270,10 @@ def contradictions(rows: Sequence[FactRow]) -> dict[int, str]:
     return reasons
 
 
-def _replaced(session: Session, batch: Sequence[Fact]) -> tuple[tuple[Fact, Fact], ...]:
-    """The learned facts of the head that facts of the batch supersede, each with its successor."""
+def _replaced(
+    session: Session, batch: Sequence[Fact], held: Collection[int]
+) -> tuple[tuple[Fact, Fact], ...]:
+    """The learned facts of some batches that facts of this one supersede, with their successors."""
     by_id = {int(fact.key): fact for fact in batch}
     learned = session.scalars(
         select(FactRow)
@@ -215,7 +282,7 @@ def _replaced(session: Session, batch: Sequence[Fact]) -> tuple[tuple[Fact, Fact
             FactRow.superseded_by.in_(by_id),
             FactRow.retracted_at.is_(None),
             Membership.outcome == MembershipOutcome.LEARNED,
-            Membership.batch_id.in_(head_batches(session)),
+            Membership.batch_id.in_(sorted(held)),
         )
         .order_by(FactRow.id)
     )
@@ -223,13 +290,21 @@ def _replaced(session: Session, batch: Sequence[Fact]) -> tuple[tuple[Fact, Fact
 
 
 def draw_replayed(
-    session: Session, *, at_most: int, seed: int, without: Collection[int] = (), now: datetime
+    session: Session,
+    *,
+    at_most: int,
+    seed: int,
+    without: Collection[int] = (),
+    held: Collection[int] | None = None,
+    now: datetime,
 ) -> list[FactRow]:
-    """Facts of the head's adapters, as evenly from their batches as these have them.
+    """Facts of some batches, by default the head's, as evenly from these as they have them.
 
-    The same head and seed give the same facts; never those of `without`.
+    The same batches and seed give the same facts; never those of `without`.
     """
-    known = in_head_by_batch(session, IN_HEAD, FactRow.id.not_in(sorted(without)), now=now)
+    known = in_head_by_batch(
+        session, IN_HEAD, FactRow.id.not_in(sorted(without)), held=held, now=now
+    )
     return sorted(draw_evenly(known, at_most=at_most, seed=seed), key=lambda row: row.id)
 
 
@@ -238,16 +313,19 @@ def in_head_by_batch(
     outcomes: Collection[MembershipOutcome],
     *conditions: ColumnElement[bool],
     standing: Callable[[datetime], ColumnElement[bool]] = is_retained,
+    held: Collection[int] | None = None,
     now: datetime,
 ) -> list[list[FactRow]]:
     """The facts that the head's adapters hold with these outcomes and that are to be retained.
 
-    A fact that was tried several times belongs to its latest batch in the head.
+    A fact that was tried several times belongs to its latest batch in the head. `held` names the
+    batches of another release instead.
     """
+    within = sorted(head_batches(session) if held is None else held)
     latest = (
         select(func.max(Membership.batch_id).label("batch_id"), Membership.fact_id)
         .where(
-            Membership.batch_id.in_(head_batches(session)),
+            Membership.batch_id.in_(within),
             Membership.outcome.in_(IN_HEAD),
         )
         .group_by(Membership.fact_id)
@@ -280,10 +358,11 @@ def _record_ambiguous(
     batch: Sequence[Fact],
     symmetric: Collection[str],
     *,
+    held: Collection[int],
     now: datetime,
 ) -> dict[str, list[Direction]]:
     """In which directions each fact has no single answer, which is written down with the reason."""
-    unasked = _ambiguous(session, asked, batch, symmetric, now=now)
+    unasked = _ambiguous(session, asked, batch, symmetric, held=held, now=now)
     session.add_all(
         LeftOut(batch_id=batch_id, fact_id=int(key), direction=direction, reason=reason)
         for key, reasons in unasked.items()
@@ -298,16 +377,19 @@ def _ambiguous(
     batch: Sequence[Fact],
     symmetric: Collection[str],
     *,
+    held: Collection[int],
     now: datetime,
 ) -> dict[str, dict[Direction, str]]:
-    """In which directions each fact has no single answer among the head's facts and the batch's."""
+    """In which directions each fact has no single answer among the facts of `held` and a batch."""
     relations = {fact.relation for fact in asked if fact.relation}
     about = FactRow.relation.in_(sorted(relations))
-    held = (
-        in_head_by_batch(session, IN_HEAD, about, standing=is_valid, now=now) if relations else []
+    groups = (
+        in_head_by_batch(session, IN_HEAD, about, standing=is_valid, held=held, now=now)
+        if relations
+        else []
     )
     others = {fact.key: fact for fact in batch}
-    others |= {str(row.id): fact_of(row) for group in held for row in group}
+    others |= {str(row.id): fact_of(row) for group in groups for row in group}
     found = {
         fact.key: ambiguous_directions(fact, others.values(), symmetric=symmetric) for fact in asked
     }
@@ -316,51 +398,49 @@ def _ambiguous(
 
 def draw_removal(
     session: Session,
-    taken_out: Collection[int],
     *,
+    gone: Collection[int],
+    kept: Collection[int],
     retain_at_most: int,
     symmetric: Collection[str] = (),
     now: datetime,
-) -> "RemovedFacts":
-    """What is asked when adapters, by their ids, are taken out of the head.
+) -> RemovedFacts:
+    """What is asked of a release with the batches `kept` in place of a head that has `gone`, too.
 
-    A fact that another adapter of the head was trained on, too, is not removed.
+    A fact that is in a batch that is kept is not removed.
     """
-    head = sorted(head_batches(session))
-    batch_of = dict(
-        session.execute(
-            select(Adapter.id, Adapter.batch_id).where(Adapter.batch_id.in_(head))
-        ).all()
-    )
-    gone = [batch_of[adapter_id] for adapter_id in taken_out]
-    kept = [batch_id for batch_id in head if batch_id not in gone]
     other = aliased(Membership)
     removed = session.scalars(
         select(FactRow)
-        .join(Membership, Membership.fact_id == FactRow.id)
         .where(
-            Membership.batch_id.in_(gone),
-            Membership.outcome.in_(IN_HEAD),
+            FactRow.id.in_(
+                select(Membership.fact_id).where(
+                    Membership.batch_id.in_(sorted(gone)), Membership.outcome.in_(IN_HEAD)
+                )
+            ),
             ~exists().where(
                 other.fact_id == FactRow.id,
-                other.batch_id.in_(kept),
+                other.batch_id.in_(sorted(kept)),
                 other.outcome.in_(IN_HEAD),
             ),
         )
-        .distinct()
         .order_by(FactRow.id)
     ).all()
-    ids = {row.id for row in removed}
-    learned = in_head_by_batch(session, [MembershipOutcome.LEARNED], now=now)
-    known = [row for group in learned for row in group if row.id not in ids]
+    ids = sorted(row.id for row in removed)
+    learned = in_head_by_batch(
+        session, [MembershipOutcome.LEARNED], FactRow.id.not_in(ids), now=now
+    )
+    known = [row for group in learned for row in group]
     # a simple random sample, as the gate's bound takes it for (adapters.gate.judge_retention)
-    drawn = random_for("removal", *sorted(taken_out)).sample(known, min(retain_at_most, len(known)))
+    drawn = random_for("removal", *sorted(gone)).sample(known, min(retain_at_most, len(known)))
     facts, retained = (tuple(map(fact_of, rows)) for rows in (removed, drawn))
-    unasked = _ambiguous(session, (*facts, *retained), (), symmetric, now=now)
+    unasked = _ambiguous(
+        session, (*facts, *retained), (), symmetric, held=head_batches(session), now=now
+    )
     replayed = session.execute(
         select(Adapter.id, func.count())
         .join(Replay, Replay.batch_id == Adapter.batch_id)
-        .where(Adapter.batch_id.in_(kept), Replay.fact_id.in_(ids))
+        .where(Adapter.batch_id.in_(sorted(kept)), Replay.fact_id.in_(ids))
         .group_by(Adapter.id)
         .order_by(Adapter.id)
     )

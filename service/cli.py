@@ -273,6 +273,10 @@ def rollback(
     with_later: Annotated[
         bool, typer.Option("--with-later", help="And all adapters that came after it.")
     ] = False,
+    rebased: Annotated[
+        bool,
+        typer.Option("--rebase", help="And train the later ones that saw its facts without them."),
+    ] = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Only say what the head would answer without it.")
     ] = False,
@@ -292,10 +296,17 @@ def rollback(
 
     if (adapter is None) == (to is None):
         raise SettingsError("Name either an adapter or, with --to, a release.")
-    if to is not None and (with_later or dry_run or force):
-        raise SettingsError("--with-later, --dry-run and --force are for taking an adapter out.")
-    if dry_run and force:
-        raise SettingsError("Give --dry-run or --force, not both.")
+    ways = {
+        "--with-later": with_later,
+        "--rebase": rebased,
+        "--dry-run": dry_run,
+        "--force": force,
+    }
+    chosen = [name for name, is_chosen in ways.items() if is_chosen]
+    if to is not None and chosen:
+        raise SettingsError(f"{' and '.join(chosen)}: only for taking an adapter out.")
+    if len(chosen) > 1 and chosen != ["--with-later", "--dry-run"]:
+        raise SettingsError(f"{' and '.join(chosen)} do not go together.")
     by = getpass.getuser()
     settings, engine = context.settings, context.engine()
     removal = None
@@ -303,6 +314,9 @@ def rollback(
         done = go_back(settings, engine, int(to or 0), by=by, reason=reason)
     else:
         plan = plan_removal(engine, adapter, with_later=with_later)
+        if rebased and plan.release_id is None:
+            _rebase(plan, by=by, reason=reason, as_json=as_json)
+            return
         if dry_run or not (force or plan.release_id):
             with _bar() as watch:
                 removal = examine_removal(settings, engine, plan, watch=watch)
@@ -328,6 +342,41 @@ def rollback(
     _show(done, as_json, lambda: list(render()))
 
 
+def _rebase(plan: Any, *, by: str, reason: str, as_json: bool) -> None:
+    """Carry the plan out with the later adapters trained again, and say how it went."""
+    from service.rebase import rebase
+
+    with Stopping().listening() as stopping, _bar() as report:
+        done = rebase(
+            context.settings,
+            context.engine(),
+            plan,
+            by=by,
+            reason=reason,
+            report=report,
+            stopping=stopping,
+        )
+
+    def render() -> Iterator[Any]:
+        from service.tables import removal_tables, verdict_table
+
+        for end in done.refreshes:
+            yield f"Refresh {end.refresh_id}, adapter {end.adapter_id}: {end.outcome}."
+            if end.verdict is not None:
+                yield verdict_table(asdict(end.verdict))
+        if done.removal is not None:
+            yield from removal_tables(done.removal)
+        if done.rollback is None:
+            yield "The head stays: the gate did not pass this."
+        else:
+            moved = done.rollback
+            yield f"The head moved from release {moved.from_release} to {moved.to_release}."
+
+    _show(done, as_json, lambda: list(render()))
+    if done.rollback is None:
+        raise typer.Exit(HEAD_STAYS)
+
+
 def _show_removal(removal: Any, as_json: bool, *, is_dry: bool) -> None:
     """What was found where the head stays, and what can be done."""
 
@@ -343,8 +392,8 @@ def _show_removal(removal: Any, as_json: bool, *, is_dry: bool) -> None:
     err.print(
         "The head stays. "
         + (f"Adapters {replayed} were shown facts of it, too. " if replayed else "")
-        + "Take out with it what came later (--with-later), or, if it must go at once and this is "
-        "the lesser harm, take it out all the same (--force).",
+        + "Train those again without it (--rebase), or take out with it all that came later "
+        "(--with-later). If it must go at once and this is the lesser harm: --force.",
         style="red",
         highlight=False,
         soft_wrap=True,

@@ -273,11 +273,17 @@ def states_of(session: Session, facts: Sequence[FactRow], *, now: datetime) -> d
     in_head = head_batches(session)
     latest = {membership.fact_id: membership for membership in tried}
     states = {fact.id: state_of(fact, latest.get(fact.id), in_head, now=now) for fact in facts}
-    for membership in tried:  # a later try that failed takes nothing out of the head
+    by_id = {fact.id: fact for fact in facts}
+    for membership in reversed(tried):  # what happens beside the head takes nothing out of it
         state = states[membership.fact_id]
-        is_held = membership.outcome in STATE_IN_HEAD and membership.batch_id in in_head
-        if is_held and state in STILL_IN_HEAD:
+        if membership.outcome not in STATE_IN_HEAD or membership.batch_id not in in_head:
+            continue
+        if state in STILL_IN_HEAD:
             states[membership.fact_id] = STILL_IN_HEAD[state]
+        is_known = membership.outcome == MembershipOutcome.LEARNED
+        if state is FactState.ROLLED_BACK or (state is FactState.IN_WORK and is_known):
+            fact = by_id[membership.fact_id]
+            states[fact.id] = state_of(fact, membership, in_head, now=now)
     live = [fact_id for fact_id, state in states.items() if state is FactState.LIVE]
     return states | dict.fromkeys(forgotten(session, live, in_head), FactState.FORGOTTEN)
 
@@ -340,12 +346,17 @@ def state_of(
 
 def head_batches(session: Session) -> frozenset[int]:
     """The batches whose adapters are in the head."""
-    newest = select(HeadMove.release_id).order_by(HeadMove.seq.desc()).limit(1)
+    newest = session.scalar(select(HeadMove.release_id).order_by(HeadMove.seq.desc()).limit(1))
+    return frozenset() if newest is None else release_batches(session, newest)
+
+
+def release_batches(session: Session, release_id: int) -> frozenset[int]:
+    """The batches whose adapters are in a release."""
     return frozenset(
         session.scalars(
             select(Adapter.batch_id)
             .join(ReleaseAdapter, ReleaseAdapter.adapter_id == Adapter.id)
-            .where(ReleaseAdapter.release_id == newest.scalar_subquery())
+            .where(ReleaseAdapter.release_id == release_id)
         )
     )
 

@@ -4,7 +4,7 @@ A release is a recipe, known by its digest: the same base and adapters in the sa
 same release, however one came there. The head's history is append-only.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from types import MappingProxyType
@@ -62,14 +62,32 @@ class Head:
     snapshot_digest: str
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Candidate:
+    """An adapter as it was examined, and what becomes of its batch's facts once it is let in."""
+
+    refresh_id: int
+    adapter_id: int
+    head: Head  #: that it was trained on, or the release in its place
+    snapshot_digest: str  #: of both composed
+    outcomes: Mapping[int, MembershipOutcome]  #: by fact; those of no other are unproven
+    reasons: Mapping[int, str] = MappingProxyType({})  #: for facts that were not learned
+    tries: int  #: after so many a fact that stayed open is not tried again
+
+
 def read_head(session: Session) -> Head:
     """The release that is served now. Raises DatabaseNotReady before the first one exists."""
     move = session.scalar(select(HeadMove).order_by(HeadMove.seq.desc()).limit(1))
     if move is None:
         raise DatabaseNotReady("There is no release yet; run `lorewright init`.")
-    release = session.get_one(Release, move.release_id)
+    return line_at(session, move.release_id, seq=move.seq)
+
+
+def line_at(session: Session, release_id: int, *, seq: int) -> Head:
+    """Another release in the head's place: what a rebase trains on until it moves the head."""
+    release = session.get_one(Release, release_id)
     return Head(
-        seq=move.seq,
+        seq=seq,
         release_id=release.id,
         recipe=recipe_of(session, release.id),
         snapshot_digest=release.snapshot_digest,
@@ -118,8 +136,20 @@ def recipe_without(session: Session, *adapter_ids: int) -> Recipe:
 
 
 def release_of(session: Session, recipe: Recipe) -> Release | None:
-    """The release of a recipe, where it was the head once."""
+    """The release of a recipe, where there is one."""
     return session.scalar(select(Release).where(Release.recipe_digest == recipe.digest))
+
+
+def was_head(session: Session, release_id: int) -> bool:
+    """Whether a release was ever served: a rebase makes some that were not."""
+    move = select(HeadMove.seq).where(HeadMove.release_id == release_id).limit(1)
+    return session.scalar(move) is not None
+
+
+def batches_of(session: Session, adapter_ids: Collection[int]) -> list[int]:
+    """The batches that some adapters were trained on."""
+    wanted = Adapter.id.in_(sorted(adapter_ids))
+    return list(session.scalars(select(Adapter.batch_id).where(wanted).order_by(Adapter.id)))
 
 
 def release_with(
@@ -236,18 +266,7 @@ def record_adapter(
 
 
 def promote(
-    session: Session,
-    *,
-    hold: Hold,
-    refresh_id: int,
-    head: Head,
-    adapter_id: int,
-    snapshot_digest: str,
-    verdict: Verdict,
-    outcomes: Mapping[int, MembershipOutcome],
-    reasons: Mapping[int, str] = MappingProxyType({}),
-    tries: int,
-    now: datetime,
+    session: Session, candidate: Candidate, *, hold: Hold, verdict: Verdict, now: datetime
 ) -> int:
     """Make head + candidate the new head, in the caller's one transaction; return the release.
 
@@ -256,19 +275,13 @@ def promote(
     leases.release(session, hold, now=now)
     release_id = _add_to_head(
         session,
-        refresh_id=refresh_id,
-        head=head,
-        adapter_id=adapter_id,
-        snapshot_digest=snapshot_digest,
+        candidate,
         action=HeadAction.PROMOTION,
         by=hold.owner,
-        reason=f"refresh {refresh_id} passed the gate",
-        outcomes=outcomes,
-        reasons=reasons,
-        tries=tries,
+        reason=f"refresh {candidate.refresh_id} passed the gate",
         now=now,
     )
-    _end(session, refresh_id, RefreshOutcome.PROMOTED, verdict, now)
+    _end(session, candidate.refresh_id, RefreshOutcome.PROMOTED, verdict, now)
     return release_id
 
 
@@ -311,19 +324,7 @@ def undecided_candidate(session: Session, adapter_id: int) -> tuple[Head, Recipe
     return head, head.recipe.with_adapter(adapter.id, adapter.digest)
 
 
-def let_in(
-    session: Session,
-    *,
-    head: Head,
-    adapter_id: int,
-    snapshot_digest: str,
-    outcomes: Mapping[int, MembershipOutcome],
-    reasons: Mapping[int, str] = MappingProxyType({}),
-    by: str,
-    reason: str,
-    tries: int,
-    now: datetime,
-) -> int:
+def let_in(session: Session, candidate: Candidate, *, by: str, reason: str, now: datetime) -> int:
     """Promote a candidate of which the gate could not tell, on an admin's word; return the release.
 
     What the gate said stays with the refresh. Raises what `undecided_candidate` raises, HeadMoved
@@ -331,22 +332,11 @@ def let_in(
     """
     hold = leases.acquire(session, leases.REFRESH, owner=by, now=now, lease_s=0)
     leases.release(session, hold, now=now)
-    undecided_candidate(session, adapter_id)
-    refresh = session.get_one(Refresh, session.get_one(Adapter, adapter_id).refresh_id)
+    undecided_candidate(session, candidate.adapter_id)
+    refresh = session.get_one(Refresh, candidate.refresh_id)
     batches.reopen(session, batches.decided_by_verdict(session, refresh.id))
     release_id = _add_to_head(
-        session,
-        refresh_id=refresh.id,
-        head=head,
-        adapter_id=adapter_id,
-        snapshot_digest=snapshot_digest,
-        action=HeadAction.APPROVAL,
-        by=by,
-        reason=reason,
-        outcomes=outcomes,
-        reasons=reasons,
-        tries=tries,
-        now=now,
+        session, candidate, action=HeadAction.APPROVAL, by=by, reason=reason, now=now
     )
     refresh.outcome = RefreshOutcome.PROMOTED
     refresh.reason = f"let in by {by}: {reason}; the gate could not tell: {refresh.reason}"
@@ -355,55 +345,71 @@ def let_in(
 
 def _add_to_head(
     session: Session,
+    candidate: Candidate,
     *,
-    refresh_id: int,
-    head: Head,
-    adapter_id: int,
-    snapshot_digest: str,
     action: HeadAction,
     by: str,
     reason: str,
-    outcomes: Mapping[int, MembershipOutcome],
-    reasons: Mapping[int, str],
-    tries: int,
     now: datetime,
 ) -> int:
     """Move the head to its recipe with one more adapter, and decide the memberships in work."""
-    withdrawn = batches.withdrawn(session, batches.in_work(session, refresh_id))
+    release_id = _add_to_line(session, candidate, now=now)
+    move_head(
+        session,
+        release_id,
+        expected_seq=candidate.head.seq,
+        action=action,
+        by=by,
+        reason=reason,
+        now=now,
+        refresh_id=candidate.refresh_id,
+    )
+    return release_id
+
+
+def _add_to_line(session: Session, candidate: Candidate, *, now: datetime) -> int:
+    """The release of head and candidate, with the memberships in work decided.
+
+    Raises HeadMoved where a fact of the batch was withdrawn meanwhile.
+    """
+    withdrawn = batches.withdrawn(session, batches.in_work(session, candidate.refresh_id))
     if withdrawn:
         raise HeadMoved(
             f"Fact {', '.join(map(str, withdrawn))} was withdrawn or replaced meanwhile; "
             "the others wait for a batch without it."
         )
-    adapter = session.get_one(Adapter, adapter_id)
-    recipe = head.recipe.with_adapter(adapter.id, adapter.digest)
-    release = release_with(session, recipe, snapshot_digest=snapshot_digest, now=now)
-    move_head(
-        session,
-        release.id,
-        expected_seq=head.seq,
-        action=action,
-        by=by,
-        reason=reason,
-        now=now,
-        refresh_id=refresh_id,
-    )
+    adapter = session.get_one(Adapter, candidate.adapter_id)
+    recipe = candidate.head.recipe.with_adapter(adapter.id, adapter.digest)
+    digest = candidate.snapshot_digest
+    release = release_with(session, recipe, snapshot_digest=digest, now=now)
     batches.decide_memberships(
         session,
-        refresh_id,
-        outcomes,
+        candidate.refresh_id,
+        candidate.outcomes,
         default=MembershipOutcome.UNPROVEN,
-        reasons=reasons,
-        tries=tries,
+        reasons=candidate.reasons,
+        tries=candidate.tries,
         now=now,
     )
     return release.id
 
 
+def pass_beside_head(
+    session: Session, candidate: Candidate, *, verdict: Verdict, now: datetime
+) -> int:
+    """Make a release of a line beside the head that passed the gate; the head stays. Its id.
+
+    Raises HeadMoved where a fact of the batch was withdrawn meanwhile.
+    """
+    release_id = _add_to_line(session, candidate, now=now)
+    _end(session, candidate.refresh_id, RefreshOutcome.REBASED, verdict, now)
+    return release_id
+
+
 def reject(
     session: Session,
     *,
-    hold: Hold,
+    hold: Hold | None,
     refresh_id: int,
     outcome: RefreshOutcome,
     verdict: Verdict,
@@ -412,15 +418,23 @@ def reject(
 ) -> None:
     """Keep the candidate with its reasons; the head stays. Raises LeaseLost.
 
-    Where the gate could not tell, the facts are tried again, up to `tries` times in all.
+    Where the gate could not tell, the facts are tried again, up to `tries` times in all. Without a
+    `hold` it was trained beside the head: its facts are what they were.
     """
-    leases.release(session, hold, now=now)
-    is_open = outcome is RefreshOutcome.INSUFFICIENT
+    default = (
+        MembershipOutcome.UNDECIDED
+        if outcome is RefreshOutcome.INSUFFICIENT
+        else MembershipOutcome.REJECTED
+    )
+    if hold is None:
+        default = MembershipOutcome.FREED
+    else:
+        leases.release(session, hold, now=now)
     batches.decide_memberships(
         session,
         refresh_id,
         {},
-        default=MembershipOutcome.UNDECIDED if is_open else MembershipOutcome.REJECTED,
+        default=default,
         reason="; ".join(verdict.reasons),
         tries=tries,
         now=now,

@@ -37,6 +37,7 @@ class RefreshOutcome(StrEnum):
     """How a refresh ended; none yet while it runs."""
 
     PROMOTED = "promoted"
+    REBASED = "rebased"  #: the gate passed it beside the head, as a part of a rebase
     REJECTED = "rejected"  #: the gate said fail
     INSUFFICIENT = "insufficient_evidence"  #: the gate could not tell; the head stays
     OVERTAKEN = "overtaken"  #: the head moved meanwhile; the facts wait for the next refresh
@@ -53,6 +54,7 @@ class HeadAction(StrEnum):
     PROMOTION = "promotion"
     APPROVAL = "approval"  #: an admin let in what the gate could not decide
     ROLLBACK = "rollback"
+    REBASE = "rebase"  #: an adapter was taken out, and later ones were trained again without it
     FORCED_ROLLBACK = "forced_rollback"  #: nobody looked first at what it does to the answers
 
 

@@ -39,21 +39,20 @@ def let_in(settings: Settings, engine: Engine, adapter_id: int, *, by: str, reas
     """
     with reading(engine) as session:
         head, recipe = lineage.undecided_candidate(session, adapter_id)
-        answers = _own_answers(session, session.get_one(Adapter, adapter_id).refresh_id)
+        refresh_id = session.get_one(Adapter, adapter_id).refresh_id
+        answers = _own_answers(session, refresh_id)
     digest = compose_recipe(settings, recipe)
     with writing(engine) as session:
-        release_id = lineage.let_in(
-            session,
-            head=head,
+        candidate = lineage.Candidate(
+            refresh_id=refresh_id,
             adapter_id=adapter_id,
+            head=head,
             snapshot_digest=digest,
             outcomes=learned_by_probes(answers),
             reasons=wrong_by_probes(answers),
-            by=by,
-            reason=reason,
             tries=settings.schedule.tries,
-            now=datetime.now(UTC),
         )
+        release_id = lineage.let_in(session, candidate, by=by, reason=reason, now=datetime.now(UTC))
         batch_id = session.get_one(Adapter, adapter_id).batch_id
         decided = session.scalars(
             select(Membership).where(Membership.batch_id == batch_id).order_by(Membership.fact_id)

@@ -3,8 +3,8 @@
 import logging
 import threading
 import time
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from datetime import UTC, datetime
 
 from sqlalchemy import Engine
@@ -29,6 +29,39 @@ from service.progress import Progress, Report
 from service.settings import ScheduleSettings
 
 log = logging.getLogger(__name__)
+
+
+@contextmanager
+def renewing(
+    engine: Engine, hold: Hold, schedule: ScheduleSettings, *, seen: Callable[[], float]
+) -> Iterator[None]:
+    """Renew the lease from a thread of its own: loading a large model takes longer than it.
+
+    Not for ever: where `seen`, a monotonic time, stays as it is for `stall_s`, the process hangs,
+    and whoever comes next may take over.
+    """
+    ended = threading.Event()
+
+    def renew() -> None:
+        while not ended.wait(schedule.lease_s / 4):
+            if time.monotonic() - seen() > schedule.stall_s:
+                log.error("nothing happened for %s s; the lease runs out", schedule.stall_s)
+                return
+            try:
+                with writing(engine) as session:
+                    leases.renew(session, hold, now=_now(), lease_s=schedule.lease_s)
+            except LeaseLost:
+                return  # the next write says so
+            except SQLAlchemyError as error:
+                log.warning("the lease could not be renewed: %s", error)
+
+    thread = threading.Thread(target=renew, name="lease", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
 
 
 class RefreshRecord:
@@ -58,37 +91,9 @@ class RefreshRecord:
             yield session
         self.seen = time.monotonic()
 
-    @contextmanager
-    def kept_alive(self) -> Iterator[None]:
-        """Renew the lease from a thread of its own: loading a large model takes longer than it.
-
-        Not for ever: where nothing is written down for `stall_s`, the process hangs, and whoever
-        comes next may take over.
-        """
-        ended = threading.Event()
-
-        def renew() -> None:
-            while not ended.wait(self.schedule.lease_s / 4):
-                if time.monotonic() - self.seen > self.schedule.stall_s:
-                    log.error(
-                        "nothing happened for %s s; the lease runs out", self.schedule.stall_s
-                    )
-                    return
-                try:
-                    with writing(self.engine) as session:
-                        leases.renew(session, self.hold, now=_now(), lease_s=self.schedule.lease_s)
-                except LeaseLost:
-                    return  # the next write says so
-                except SQLAlchemyError as error:
-                    log.warning("the lease could not be renewed: %s", error)
-
-        thread = threading.Thread(target=renew, name="lease", daemon=True)
-        thread.start()
-        try:
-            yield
-        finally:
-            ended.set()
-            thread.join()
+    def kept_alive(self) -> AbstractContextManager[None]:
+        """Renew the lease from a thread of its own, as long as something is written down."""
+        return renewing(self.engine, self.hold, self.schedule, seen=lambda: self.seen)
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:

@@ -143,7 +143,7 @@ def run_refresh(
                 at_most_of_source=settings.schedule.at_most_of_source,
                 replay_at_most=settings.training.replay_facts,
                 retain_at_most=settings.gate.retention_facts,
-                symmetric=_symmetric_relations(settings.suites.relations),
+                symmetric=symmetric_relations(settings.suites.relations),
                 now=_now(),
             )
         if claimed is None:
@@ -153,7 +153,24 @@ def run_refresh(
         _give_back(engine, hold)
 
 
-def _symmetric_relations(path: Path) -> Collection[str]:
+def learn_beside_head(
+    settings: Settings,
+    engine: Engine,
+    hold: Hold,
+    line: Head,
+    claimed: ClaimedBatch,
+    report: Report,
+    stopping: Stopping,
+) -> RefreshEnd:
+    """Learn a claimed batch on a release in the head's place; what passes moves no head.
+
+    The lease stays the caller's. Raises what `run_refresh` raises.
+    """
+    run = _Run(settings, engine, hold, line, claimed, report, stopping, is_beside=True)
+    return run.learn()
+
+
+def symmetric_relations(path: Path) -> Collection[str]:
     """Those of the relations' file; one that cannot be read hinders the refresh once it began."""
     try:
         return [name for name, asked in read_relations(path).items() if asked.is_symmetric]
@@ -181,6 +198,8 @@ class _Run:
         claimed: ClaimedBatch,
         report: Report,
         stopping: Stopping,
+        *,
+        is_beside: bool = False,
     ) -> None:
         self.settings = settings
         self.engine = engine
@@ -189,6 +208,7 @@ class _Run:
         self.claimed = claimed
         self.record = RefreshRecord(engine, hold, claimed.refresh_id, settings.schedule, report)
         self.stopping = stopping
+        self.is_beside = is_beside  #: whether `head` is another release in the head's place
         self.places = Places(settings.state_dir)
         self.examiner = Examiner(settings=settings, base_digest=head.recipe.base_digest)
         self.replayed: Sequence[EncodedFact] = ()
@@ -547,29 +567,32 @@ class _Run:
             for stage, answers in control.items():
                 self.record.add_control(session, stage, answers)
             session.get_one(Refresh, self.claimed.refresh_id).timings = self.record.timings
-            if outcome is RefreshOutcome.PROMOTED:
-                release_id = lineage.promote(
-                    session,
-                    hold=self.hold,
-                    refresh_id=self.claimed.refresh_id,
-                    head=self.head,
-                    adapter_id=adapter_id,
-                    snapshot_digest=snapshot_digest,
-                    verdict=verdict,
-                    outcomes=learned_by_probes(after.answers),
-                    reasons=wrong_by_probes(after.answers),
-                    tries=self.settings.schedule.tries,
-                    now=_now(),
-                )
-            else:
+            now, tries = _now(), self.settings.schedule.tries
+            candidate = lineage.Candidate(
+                refresh_id=self.claimed.refresh_id,
+                adapter_id=adapter_id,
+                head=self.head,
+                snapshot_digest=snapshot_digest,
+                outcomes=learned_by_probes(after.answers),
+                reasons=wrong_by_probes(after.answers),
+                tries=tries,
+            )
+            if outcome is not RefreshOutcome.PROMOTED:
                 lineage.reject(
                     session,
-                    hold=self.hold,
+                    hold=None if self.is_beside else self.hold,
                     refresh_id=self.claimed.refresh_id,
                     outcome=outcome,
                     verdict=verdict,
-                    tries=self.settings.schedule.tries,
-                    now=_now(),
+                    tries=tries,
+                    now=now,
+                )
+            elif self.is_beside:
+                outcome = RefreshOutcome.REBASED
+                release_id = lineage.pass_beside_head(session, candidate, verdict=verdict, now=now)
+            else:
+                release_id = lineage.promote(
+                    session, candidate, hold=self.hold, verdict=verdict, now=now
                 )
         shutil.rmtree(self.places.checkpoint, ignore_errors=True)
         if release_id is not None:

@@ -5,12 +5,13 @@ a removal is a candidate like any other: what was removed must be gone, the rest
 """
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import Any
 
 from sqlalchemy import Engine
+from sqlalchemy.orm import Session
 
 from adapters.backbones import Backbone, load_backbone
 from adapters.examine import Examination
@@ -19,6 +20,7 @@ from adapters.questions import probes_of, retention_probes
 from adapters.suites import read_relations, read_suite
 from adapters.types import Answer, Fact, Outcome, Probe, Suite, Verdict
 from service import batches, lineage, pins
+from service.batches import RemovedFacts
 from service.db import reading
 from service.errors import Conflict
 from service.examining import Examiner, askable_facts
@@ -89,6 +91,8 @@ def plan_removal(engine: Engine, adapter_id: int, *, with_later: bool = False) -
         if with_later:
             recipe = lineage.recipe_without(session, adapter_id, *later)
         known = lineage.release_of(session, recipe)
+        if known is not None and not lineage.was_head(session, known.id):
+            known = None
         return RemovalPlan(
             head=head,
             recipe=recipe,
@@ -96,6 +100,27 @@ def plan_removal(engine: Engine, adapter_id: int, *, with_later: bool = False) -
             trained_on_them=() if with_later else later,
             release_id=None if known is None else known.id,
         )
+
+
+def removed_facts(
+    session: Session,
+    plan: RemovalPlan,
+    *,
+    retain_at_most: int,
+    symmetric: Collection[str] = (),
+    now: datetime,
+) -> RemovedFacts:
+    """What the plan takes out of the head, and what is to be asked beside it."""
+    kept = plan.recipe.adapter_ids
+    gone = [adapter for adapter in plan.head.recipe.adapter_ids if adapter not in kept]
+    return batches.draw_removal(
+        session,
+        gone=lineage.batches_of(session, gone),
+        kept=lineage.batches_of(session, kept),
+        retain_at_most=retain_at_most,
+        symmetric=symmetric,
+        now=now,
+    )
 
 
 def examine_removal(
@@ -108,10 +133,12 @@ def examine_removal(
     questions, Conflict where the head moved since the plan was made.
     """
     folder = Places(settings.state_dir).snapshot(plan.recipe.digest)
+    with reading(engine) as session:
+        is_release = lineage.release_of(session, plan.recipe) is not None
     try:
         return _examined(settings, engine, plan, watch)
     finally:
-        if plan.release_id is None:
+        if not is_release:
             shutil.rmtree(folder, ignore_errors=True)
 
 
@@ -121,9 +148,9 @@ def _examined(settings: Settings, engine: Engine, plan: RemovalPlan, watch: Watc
     with reading(engine) as session:
         if lineage.read_head(session).seq != plan.head.seq:
             raise Conflict("The head moved meanwhile; look at it again and decide anew.")
-        found = batches.draw_removal(
+        found = removed_facts(
             session,
-            plan.taken_out,
+            plan,
             retain_at_most=settings.gate.retention_facts,
             symmetric=[name for name, asked in relations.items() if asked.is_symmetric],
             now=datetime.now(UTC),

@@ -44,8 +44,9 @@ def take_out(
     by: str,
     reason: str,
     removal: Removal | None = None,
+    is_rebased: bool = False,
 ) -> Rollback:
-    """Move the head to its recipe without some adapters.
+    """Move the head to its recipe without some adapters, which may have others in their place.
 
     `removal` is what was found when this was examined. Where it was not, and this recipe never was
     the head, the move is recorded as forced. Raises ArtefactError when a part of the new recipe is
@@ -55,6 +56,7 @@ def take_out(
         raise Conflict(f"The head stays: {'; '.join(removal.verdict.reasons)}.")
     report = None if removal is None else removal.about
     is_forced = removal is None and plan.release_id is None
+    action = HeadAction.FORCED_ROLLBACK if is_forced else HeadAction.ROLLBACK
     digest = compose_recipe(settings, plan.recipe)
     now = datetime.now(UTC)
     with writing(engine) as session:
@@ -63,7 +65,7 @@ def take_out(
             session,
             release.id,
             expected_seq=plan.head.seq,
-            action=HeadAction.FORCED_ROLLBACK if is_forced else HeadAction.ROLLBACK,
+            action=HeadAction.REBASE if is_rebased else action,
             by=by,
             reason=reason,
             now=now,

@@ -182,14 +182,16 @@ def promote(
         with writing(engine) as session:
             lineage.promote(
                 session,
+                lineage.Candidate(
+                    refresh_id=claimed.refresh_id,
+                    adapter_id=adapter_id,
+                    head=head,
+                    snapshot_digest=f"{claimed.refresh_id:064x}",
+                    outcomes={int(fact.key): outcome for fact in claimed.facts},
+                    tries=2,
+                ),
                 hold=hold,
-                refresh_id=claimed.refresh_id,
-                head=head,
-                adapter_id=adapter_id,
-                snapshot_digest=f"{claimed.refresh_id:064x}",
                 verdict=Verdict(outcome=Outcome.PASS, suites=(), reasons=()),
-                outcomes={int(fact.key): outcome for fact in claimed.facts},
-                tries=2,
                 now=now,
             )
         return adapter_id

@@ -179,7 +179,7 @@ def test_a_question_is_pinned_listed_and_removed(run: Callable[..., Done]) -> No
             2,
             "--with-later, --dry-run and --force are for taking an adapter out.",
         ),
-        (["rollback", "1", "--dry-run", "--force"], 2, "Give --dry-run or --force, not both."),
+        (["rollback", "1", "--dry-run", "--force"], 2, "--dry-run and --force do not go together."),
         (["ask", "Who?", "  "], 2, ""),
         (["facts", "list", "--limit", "0"], 2, ""),
         (["keys", "create", "archive", "--scope", "everything"], 2, ""),

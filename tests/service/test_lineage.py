@@ -66,14 +66,16 @@ def test_a_zombie_publishes_nothing(engine: Engine, insert: Insert) -> None:
     with pytest.raises(LeaseLost), writing(engine) as session:
         lineage.promote(
             session,
+            lineage.Candidate(
+                refresh_id=claimed.refresh_id,
+                adapter_id=adapter,
+                head=head,
+                snapshot_digest="s" * 64,
+                outcomes={},
+                tries=2,
+            ),
             hold=zombie,
-            refresh_id=claimed.refresh_id,
-            head=head,
-            adapter_id=adapter,
-            snapshot_digest="s" * 64,
             verdict=Verdict(outcome=Outcome.PASS, suites=(), reasons=()),
-            outcomes={},
-            tries=2,
             now=later,
         )
     assert adapters_in_head(engine) == ()

@@ -220,14 +220,16 @@ def promote(
         )
         lineage.promote(
             session,
+            lineage.Candidate(
+                refresh_id=claimed.refresh_id,
+                adapter_id=adapter_id,
+                head=head,
+                snapshot_digest=f"{claimed.refresh_id:064x}",
+                outcomes=dict.fromkeys(ids, MembershipOutcome.UNLEARNED) | outcomes,
+                tries=2,
+            ),
             hold=hold,
-            refresh_id=claimed.refresh_id,
-            head=head,
-            adapter_id=adapter_id,
-            snapshot_digest=f"{claimed.refresh_id:064x}",
             verdict=Verdict(outcome=Outcome.PASS, suites=(), reasons=()),
-            outcomes=dict.fromkeys(ids, MembershipOutcome.UNLEARNED) | outcomes,
-            tries=2,
             now=NOW,
         )
     return ids

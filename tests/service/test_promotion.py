@@ -15,6 +15,7 @@ from service.errors import Conflict, HeadMoved, LeaseHeld, LeaseLost, NotFound
 from service.facts import FactState
 from service.leases import Hold
 from service.models import (
+    Adapter,
     HeadAction,
     HeadMove,
     MembershipOutcome,
@@ -36,14 +37,16 @@ def publish(engine: Engine, now: datetime) -> Callable[..., int]:
         with writing(engine) as session:
             return lineage.promote(
                 session,
+                lineage.Candidate(
+                    refresh_id=claimed.refresh_id,
+                    adapter_id=adapter_id,
+                    head=head,
+                    snapshot_digest="c" * 64,
+                    outcomes={},
+                    tries=2,
+                ),
                 hold=hold,
-                refresh_id=claimed.refresh_id,
-                head=head,
-                adapter_id=adapter_id,
-                snapshot_digest="c" * 64,
                 verdict=PASSED,
-                outcomes={},
-                tries=2,
                 now=now,
             )
 
@@ -516,20 +519,18 @@ def test_what_was_withdrawn_while_it_was_trained_is_not_published(
 def let_in(engine: Engine, adapter_id: int, now: datetime, **changes: Any) -> int:
     with writing(engine) as session:
         head, _ = lineage.undecided_candidate(session, adapter_id)
-        return lineage.let_in(
-            session,
+        candidate = lineage.Candidate(
             **{
-                "head": head,
+                "refresh_id": session.get_one(Adapter, adapter_id).refresh_id,
                 "adapter_id": adapter_id,
+                "head": head,
                 "snapshot_digest": "c" * 64,
                 "outcomes": {},
-                "by": "admin",
-                "reason": "I read them all",
                 "tries": 2,
-                "now": now,
                 **changes,
-            },
+            }
         )
+        return lineage.let_in(session, candidate, by="admin", reason="I read them all", now=now)
 
 
 def test_an_admin_lets_in_what_the_gate_could_not_decide(

@@ -1,6 +1,9 @@
 """The way back on a tiny model: what is examined before the head moves, and what is kept of it."""
 
+import os
+import signal
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -8,15 +11,25 @@ import pytest
 from sqlalchemy import select
 
 from adapters.types import Outcome, Suite
-from service import views
+from service import leases, views
 from service.asking import ask_release
 from service.db import reading, writing
-from service.errors import Conflict, HeadMoved
+from service.errors import Conflict, HeadMoved, LeaseHeld, Stopped
 from service.facts import FactState
-from service.models import FactRow, HeadAction, HeadMove, Membership, MembershipOutcome
+from service.models import (
+    FactRow,
+    HeadAction,
+    HeadMove,
+    Membership,
+    MembershipOutcome,
+    RefreshOutcome,
+)
+from service.progress import Progress
+from service.rebase import Rebase, rebase
 from service.removal import Removal, examine_removal, plan_removal
 from service.rollback import go_back, take_out
 from service.snapshots import snapshot_of
+from service.stopping import Stopping
 
 QUESTIONS = ["Who is the mayor of Tolmar?", "Where?", "What is it?", "Go on."]
 #: Trained so, the tiny model says other things than before.
@@ -193,3 +206,101 @@ def test_a_fact_that_another_adapter_of_the_head_was_trained_on_is_not_removed(
     assert world.state(fact) is FactState.QUARANTINED
     assert removal.answers == ()
     assert Suite.REMOVED not in [line.suite for line in removal.verdict.suites]
+
+
+def carry_out(
+    world: Any, adapter_id: int, report: Callable[[Progress], None] = lambda _: None
+) -> Rebase:
+    with Stopping().listening() as stopping:
+        return rebase(
+            world.settings,
+            world.engine,
+            plan_removal(world.engine, adapter_id),
+            by="me",
+            reason="wrong source",
+            report=report,
+            stopping=stopping,
+        )
+
+
+def test_a_rebase_trains_what_saw_the_removed_facts_again_without_them(
+    make_world: Callable[..., Any],
+) -> None:
+    _, engine = world = make_world()
+    first, second = two_adapters(world)
+    gone, kept = 1, 2
+    done = carry_out(world, first.adapter_id)
+    (again,) = done.refreshes
+    assert again.outcome is RefreshOutcome.REBASED
+    assert world.head().recipe.adapter_ids == (again.adapter_id,)
+    assert done.rollback is not None
+    assert done.rollback.to_release == world.head().release_id
+    move = newest_move(world)
+    assert (move.action, move.reason) == (HeadAction.REBASE, "wrong source")
+    assert move.report is not None
+    with reading(engine) as session:
+        before = views.show_adapter(session, second.adapter_id)
+        after = views.show_adapter(session, again.adapter_id)
+    assert (before.replayed_ids, after.replayed_ids) == ([gone], [])
+    assert before.fact_ids == after.fact_ids == [kept]
+    assert after.trained_on == 1  # the base: what was before the removed adapter
+    assert world.state(gone) is FactState.ROLLED_BACK
+    assert world.state(kept) is FactState.UNLEARNED  # random weights
+    go_back(world.settings, engine, second.release_id, by="me", reason="it was right")
+    assert world.state(gone) is FactState.LIVE
+
+
+def test_an_adapter_that_saw_none_of_the_removed_facts_stays_as_it_is(
+    make_world: Callable[..., Any],
+) -> None:
+    world = make_world(training={"replay_facts": 0})
+    first, second = two_adapters(world)
+    done = carry_out(world, first.adapter_id)
+    assert done.refreshes == ()
+    assert world.head().recipe.adapter_ids == (second.adapter_id,)
+
+
+def test_where_the_gate_refuses_an_adapter_of_a_rebase_all_is_as_before(
+    make_world: Callable[..., Any],
+) -> None:
+    settings, _ = world = make_world()
+    first, _ = two_adapters(world)
+    before, states = world.head(), [world.state(fact) for fact in (1, 2)]
+    strict = settings.model_copy(
+        update={"gate": settings.gate.model_copy(update={"backward_floor": 0.9})}
+    )
+    done = carry_out(world._replace(settings=strict), first.adapter_id)
+    assert [end.outcome for end in done.refreshes] == [RefreshOutcome.REJECTED]
+    assert (done.removal, done.rollback) == (None, None)
+    assert world.head() == before
+    assert [world.state(fact) for fact in (1, 2)] == states
+    assert world.refresh() is None  # its facts do not wait for anything
+
+
+def test_a_rebase_that_is_stopped_moves_nothing_and_can_be_begun_again(
+    make_world: Callable[..., Any],
+) -> None:
+    world = make_world()
+    first, _ = two_adapters(world)
+    before = world.head()
+
+    def stop(progress: Progress) -> None:
+        if progress.phase == "training" and progress.step == 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with pytest.raises(Stopped):
+        carry_out(world, first.adapter_id, stop)
+    assert world.head() == before
+    assert world.state(2) is FactState.UNLEARNED
+    assert carry_out(world, first.adapter_id).rollback is not None
+
+
+def test_a_rebase_waits_for_no_refresh_that_runs(make_world: Callable[..., Any]) -> None:
+    world = make_world()
+    first, _ = two_adapters(world)
+    with writing(world.engine) as session:
+        leases.acquire(
+            session, leases.REFRESH, owner="a refresh", now=datetime.now(UTC), lease_s=60
+        )
+    with pytest.raises(LeaseHeld, match="a refresh holds the lease"):
+        carry_out(world, first.adapter_id)

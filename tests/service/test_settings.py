@@ -50,7 +50,8 @@ def test_an_unknown_key_is_named_with_its_path_and_its_file(
 
 def test_what_is_known_in_a_lists_items_is_said(tmp_path: Path) -> None:
     path = write(tmp_path / "wrong.yaml", suites={"tasks": [{"nmae": "x"}]})
-    with pytest.raises(SettingsError, match=r"known there: name, margin, base_margin, questions, metric"):
+    known = r"known there: name, margin, base_margin, questions, metric"
+    with pytest.raises(SettingsError, match=known):
         load_settings(path)
 
 
