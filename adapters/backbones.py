@@ -23,7 +23,7 @@ from transformers.utils.logging import disable_progress_bar
 from adapters.config import BaseConfig
 from adapters.errors import ArtefactError, ConfigurationError, ModelSourceError, UnsafeText
 from adapters.llada import llama_config, load_llada, tensor_names
-from adapters.store import appearing, copy_plain, verify, write_manifest
+from adapters.store import appearing, copy_plain, verify_and_stamp, write_manifest
 from adapters.types import Family
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -333,7 +333,7 @@ def _encoding(backbone: Backbone, text: str) -> Any:
 def verify_base(folder: Path, digest: str) -> None:
     """Raises ModelSourceError when the converted base is not, byte for byte, what it was."""
     try:
-        verify(folder, digest=digest)
+        verify_and_stamp(folder, digest=digest)
     except ArtefactError as error:
         raise ModelSourceError(
             f"The base model is damaged: {error} Remove {folder} and run `lorewright init` again."

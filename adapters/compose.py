@@ -80,6 +80,43 @@ def write_snapshot(
         return write_manifest(partial, kind="snapshot", about=about)
 
 
+def write_concatenated(adapters: Sequence[Path], folder: Path, *, base: str) -> None:
+    """Write one adapter that adds what all of these add, in PEFT's format, into a folder.
+
+    sum_i s_i B_i A_i = [s_1 B_1 ... s_n B_n] [A_1; ...; A_n]: its rank is the sum of theirs, and
+    alpha = rank, since the scales are in B. A layer that one of them leaves alone has zeros there.
+    `base` is the base model's name. Raises what `write_snapshot` raises for a bad adapter, and
+    ComposeError where there is none.
+    """
+    updates = [read_update(adapter) for adapter in adapters]
+    if not updates:
+        raise ComposeError("There is no adapter to write: this is the base itself.")
+    names = sorted({name for update in updates for name in update.factors})
+    ranks = [next(iter(update.factors.values()))[0].shape[0] for update in updates]
+    tensors: dict[str, Tensor] = {}
+    for name in names:
+        down, up = next(update.factors[name] for update in updates if name in update.factors)
+        downs, ups = [], []
+        for update, rank in zip(updates, ranks, strict=True):
+            nothing = (down.new_zeros(rank, down.shape[1]), up.new_zeros(up.shape[0], rank))
+            a_RI, b_OR = update.factors.get(name, nothing)
+            downs.append(a_RI.float())
+            ups.append(update.scale * b_OR.float())
+        key = PEFT_PREFIX + name.removesuffix(".weight")
+        tensors[f"{key}.lora_A.weight"] = torch.cat(downs).contiguous()
+        tensors[f"{key}.lora_B.weight"] = torch.cat(ups, dim=1).contiguous()
+    described = json.loads((adapters[0] / CONFIG).read_text(encoding="utf-8"))
+    described |= {
+        "r": sum(ranks),
+        "lora_alpha": sum(ranks),
+        "target_modules": sorted({name.split(".")[-2] for name in names}),
+        "base_model_name_or_path": base,
+    }
+    save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
+    text = json.dumps(described, indent=2, sort_keys=True) + "\n"
+    (folder / CONFIG).write_text(text, encoding="utf-8")
+
+
 def _composed(
     shard: Path, updates: Sequence[Update], dtype: torch.dtype, names: Mapping[str, str]
 ) -> Iterator[tuple[str, Tensor]]:

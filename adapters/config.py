@@ -57,6 +57,7 @@ class BaseConfig(Section):
     blank: str = " ____"  #: what a run of masked tokens becomes in the natural cloze
     mask_token: str | None = None  #: one reserved token of the vocabulary, for masks token by token
     decoding: DecodingConfig = DecodingConfig()  #: of the diffusion family
+    licence: str | None = None  #: as the hub names it, such as apache-2.0; for model cards
 
     @model_validator(mode="after")
     def _one_source(self) -> "BaseConfig":
@@ -173,8 +174,8 @@ class GateConfig(Section):
     leakage_questions: Annotated[int, Field(ge=1)] = 128  #: at most
     #: The largest share of replaced facts whose old answer may still come; all are asked.
     superseded_margin: Fraction = 0.25
-    #: Of facts whose adapter is taken out, the largest share still answered beyond the base's; all
-    #: are asked.
+    #: Of facts whose adapter is taken out, the largest share still answered where the base does
+    #: not; all are asked.
     removed_margin: Fraction = 0.05
     retention_margin: Fraction = 0.1  #: the largest true loss, as a share of all facts known so far
     retention_facts: Annotated[int, Field(ge=1)] = 48  #: of these, drawn at random

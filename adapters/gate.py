@@ -11,8 +11,8 @@ Every suite must pass (an intersection-union test), so the chance of a false pro
   that do not exist; the batch's facts are not a sample but all there are.
 * superseded: the share of replaced facts whose old answer still comes, against the margin. All are
   asked, so nothing is left to chance and there is no bound.
-* removed, where an adapter is taken out: the share of its facts still answered beyond the base's,
-  against the margin. All are asked, as above.
+* removed, where an adapter is taken out: the share of its facts still answered where the base does
+  not, against the margin. All are asked, as above.
 * retention: the lower bound of Tango's interval, against minus the margin. What is sampled are the
   facts known so far, so the interval narrows as the sample comes to be all of them.
 * retention since learned: the lower bound of the share of the facts learned once that is known now,
@@ -143,21 +143,22 @@ def decide_removal(
     *,
     base: Sequence[Answer],
     base_passages: Sequence[PassageScore],
+    removed_facts: int,
     known_facts: int,
     tasks: Sequence[TaskConfig] = (),
 ) -> Verdict:
     """The verdict on a head without some of its adapters, from the same probes asked of both.
 
     `base` has the base's answers to the removed facts' probes, the general questions and the tasks.
-    What the taken-out adapters taught must be gone, and everything else must stay. Raises what
-    `decide` raises.
+    What the taken-out adapters taught must be gone, and everything else must stay. `removed_facts`
+    says how many facts that are. Raises what `decide` raises.
     """
     pairs = _paired(before, after)
     since_base = _paired(base, _general(after, Suite.REMOVED))
     suites: list[SuiteVerdict] = []
-    if removed := _of(Suite.REMOVED, pairs):
-        left = _of(Suite.REMOVED, since_base)
-        suites.append(judge_removed(removed, left, config.removed_margin))
+    if removed_facts:
+        asked, left = _of(Suite.REMOVED, pairs), _of(Suite.REMOVED, since_base)
+        suites.append(judge_removed(asked, left, removed_facts, config.removed_margin))
     suites += _kept_suites(pairs, known_facts, config)
     suites += _general_suites(pairs, since_base, config)
     suites += _task_suites(pairs, since_base, tasks, config)
@@ -409,37 +410,42 @@ def judge_superseded(pairs: Sequence[tuple[Answer, Answer]], margin: float) -> S
 def judge_removed(
     pairs: Sequence[tuple[Answer, Answer]],
     since_base: Sequence[tuple[Answer, Answer]],
+    removed_facts: int,
     margin: float,
 ) -> SuiteVerdict:
-    """Facts whose adapter is taken out: how much more of them comes than from the base.
+    """Facts whose adapter is taken out: the share that is answered, and not by the base.
 
-    All are asked, so nothing is left to chance and there is no bound. Wordings are averaged within
-    a fact and direction, directions within a fact.
+    All that can be asked are, so nothing is left to chance and there is no bound. Wordings are
+    averaged within a fact and direction, directions within a fact.
     """
+    if not pairs:
+        return _without_evidence(
+            Suite.REMOVED, margin, f"of the {removed_facts} facts taken out none can be asked"
+        )
 
-    def share(answers: Sequence[Answer]) -> float:
+    def share(marks: Sequence[bool]) -> float:
         directions: dict[str, dict[str, list[bool]]] = {}
-        for answer in answers:
-            of_fact = directions.setdefault(str(answer.probe.fact), {})
-            of_fact.setdefault(answer.probe.cluster, []).append(answer.contained)
+        for (first, _), mark in zip(pairs, marks, strict=True):
+            of_fact = directions.setdefault(str(first.probe.fact), {})
+            of_fact.setdefault(first.probe.cluster, []).append(mark)
         return fmean(fmean(map(fmean, some.values())) for some in directions.values())
 
-    before = share([first for first, _ in pairs])
-    base = share([first for first, _ in since_base])
-    after = share([second for _, second in pairs])
-    facts = len({first.probe.fact for first, _ in pairs})
+    before = share([first.contained for first, _ in pairs])
+    after = share([second.contained for _, second in pairs])
+    beyond = share([second.contained and not base.contained for base, second in since_base])
+    asked = len({first.probe.fact for first, _ in pairs})
     return SuiteVerdict(
         suite=Suite.REMOVED,
-        outcome=Outcome.PASS if after - base <= margin else Outcome.FAIL,
+        outcome=Outcome.PASS if beyond <= margin else Outcome.FAIL,
         questions=len(pairs),
-        clusters=facts,
+        clusters=asked,
         before=before,
         after=after,
         difference=after - before,
         interval=None,
         margin=margin,
-        reason=f"of the {facts} facts that are taken out {after:.2f} is answered still, "
-        f"{base:.2f} by the base; a difference of at most {margin:.2f} is let through",
+        reason=f"of {asked} facts asked, of {removed_facts} taken out, {after:.2f} is answered "
+        f"still, {beyond:.2f} where the base does not; at most {margin:.2f} is let through",
     )
 
 

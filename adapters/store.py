@@ -8,6 +8,7 @@ the folder alone; safetensors itself has no checksum.
 import errno
 import hashlib
 import json
+import logging
 import os
 import shutil
 from collections.abc import Iterator
@@ -19,6 +20,8 @@ from typing import Any
 from filelock import FileLock
 
 from adapters.errors import ArtefactError, StorageFull
+
+log = logging.getLogger(__name__)
 
 MANIFEST = "manifest.json"
 CHUNK_BYTES = 1 << 20
@@ -59,7 +62,7 @@ def one_writer(folder: Path) -> Iterator[None]:
     Who waited may find there what it was going to make, so look again inside. Re-entrant.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(folder.with_name(f"{folder.name}.lock"), is_singleton=True):
+    with FileLock(_lock_of(folder), is_singleton=True):
         yield
 
 
@@ -163,6 +166,67 @@ def verify(folder: Path, *, digest: str) -> dict[str, Any]:
     if canonical_digest(found) != digest:
         raise ArtefactError(f"{folder} is intact but another artefact than the one recorded.")
     return manifest
+
+
+def verify_and_stamp(folder: Path, *, digest: str) -> None:
+    """Verify an artefact, and note beside it how its files looked before: size, times, inode.
+
+    Raises what `verify` raises. Where nothing can be written, nothing is noted.
+    """
+    looks = _looks(folder)
+    verify(folder, digest=digest)
+    _stamp(folder, digest, looks)
+
+
+def stamp_new(folder: Path, digest: str) -> None:
+    """The same for an artefact that was just written and has been read for its digest."""
+    _stamp(folder, digest, _looks(folder))
+
+
+def _stamp(folder: Path, digest: str, looks: dict[str, list[int]]) -> None:
+    stamp = _stamp_of(folder)
+    partial = stamp.with_name(f"{stamp.name}.{os.getpid()}.tmp")
+    try:
+        partial.write_text(json.dumps({"digest": digest, "files": looks}), encoding="utf-8")
+        partial.replace(stamp)
+    except OSError as error:
+        log.warning("%s could not be noted as verified: %s", folder, error)
+
+
+def discard(folder: Path) -> None:
+    """Remove a folder that nobody else writes, and what stands beside it for it."""
+    shutil.rmtree(folder, ignore_errors=True)
+    _stamp_of(folder).unlink(missing_ok=True)
+    _lock_of(folder).unlink(missing_ok=True)
+
+
+def is_as_stamped(folder: Path, digest: str) -> bool:
+    """Whether a folder looks as it did when it was last verified to have this digest.
+
+    No byte of the files is read, so this takes no longer for a large model. Whoever writes to a
+    file changes its times; a disk that lost bits by itself is not found out, as `verify` does.
+    """
+    try:
+        stamped = json.loads(_stamp_of(folder).read_text(encoding="utf-8"))
+        return bool(stamped == {"digest": digest, "files": _looks(folder)})
+    except (OSError, ValueError):
+        return False
+
+
+def _lock_of(folder: Path) -> Path:
+    return folder.with_name(f"{folder.name}.lock")
+
+
+def _stamp_of(folder: Path) -> Path:
+    return folder.with_name(f"{folder.name}.verified")
+
+
+def _looks(folder: Path) -> dict[str, list[int]]:
+    found = {path.relative_to(folder).as_posix(): path.lstat() for path in folder.rglob("*")}
+    return {
+        name: [seen.st_size, seen.st_mtime_ns, seen.st_ctime_ns, seen.st_ino]
+        for name, seen in sorted(found.items())
+    }
 
 
 def copy_plain(source: Path, target: Path) -> None:

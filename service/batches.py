@@ -45,6 +45,7 @@ T = TypeVar("T")
 
 #: A refresh that ended so counts against its facts; being overtaken or stopped is not their fault.
 COUNTED = (RefreshOutcome.FAILED, RefreshOutcome.ABANDONED)
+WITH_VERDICT = (RefreshOutcome.PROMOTED, RefreshOutcome.REJECTED, RefreshOutcome.INSUFFICIENT)
 #: Facts with these outcomes are in the adapter that was promoted.
 IN_HEAD = (
     MembershipOutcome.LEARNED,
@@ -78,6 +79,8 @@ class ClaimedBatch:
     known_facts: int = 0  #: how many there are of which these were drawn
     #: Directions in which a fact, by its key, is not asked: its answer would not be the only one.
     unasked: Mapping[str, Collection[Direction]] = field(default_factory=dict)
+    #: Part of a batch that kept failing: too small to be judged by, so what does not pass waits on.
+    is_part: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -141,6 +144,7 @@ def claim_batch(
         replay_at_most=replay_at_most,
         retain_at_most=retain_at_most,
         symmetric=symmetric,
+        is_part=bool(halved),
         now=now,
     )
 
@@ -185,6 +189,7 @@ def _begin(
     replay_at_most: int,
     retain_at_most: int,
     symmetric: Collection[str],
+    is_part: bool = False,
     now: datetime,
 ) -> ClaimedBatch:
     """A refresh of these facts on a release, and which facts of the release are asked with them."""
@@ -240,6 +245,7 @@ def _begin(
         forgotten=tuple(fact_of(row) for row in again),
         known_facts=len(known),
         unasked=unasked,
+        is_part=is_part,
     )
 
 
@@ -351,6 +357,17 @@ def in_head_by_batch(
     return list(by_batch.values())
 
 
+def facts_in(session: Session, batch_ids: Collection[int]) -> set[int]:
+    """The facts that the adapters of some batches hold."""
+    return set(
+        session.scalars(
+            select(Membership.fact_id).where(
+                Membership.batch_id.in_(sorted(batch_ids)), Membership.outcome.in_(IN_HEAD)
+            )
+        )
+    )
+
+
 def _record_ambiguous(
     session: Session,
     batch_id: int,
@@ -400,6 +417,7 @@ def draw_removal(
     session: Session,
     *,
     gone: Collection[int],
+    taken: Collection[int],
     kept: Collection[int],
     retain_at_most: int,
     symmetric: Collection[str] = (),
@@ -407,10 +425,12 @@ def draw_removal(
 ) -> RemovedFacts:
     """What is asked of a release with the batches `kept` in place of a head that has `gone`, too.
 
-    A fact that is in a batch that is kept is not removed.
+    Of those that are gone, some were `taken` out, and others may have been trained again. A fact
+    that a batch that is kept has, too, or says just the same as one that has, is not removed. What
+    is to be retained is what the head's other batches learned.
     """
     other = aliased(Membership)
-    removed = session.scalars(
+    rows = session.scalars(
         select(FactRow)
         .where(
             FactRow.id.in_(
@@ -426,14 +446,20 @@ def draw_removal(
         )
         .order_by(FactRow.id)
     ).all()
-    ids = sorted(row.id for row in removed)
+    said = _said_by(session, kept, rows, now=now)
+    removed = [row for row in rows if said.isdisjoint(_sayings(row))]
+    ids = sorted(row.id for row in rows)
     learned = in_head_by_batch(
-        session, [MembershipOutcome.LEARNED], FactRow.id.not_in(ids), now=now
+        session,
+        [MembershipOutcome.LEARNED],
+        FactRow.id.not_in(ids),
+        held=head_batches(session) - set(taken),
+        now=now,
     )
     known = [row for group in learned for row in group]
     # a simple random sample, as the gate's bound takes it for (adapters.gate.judge_retention)
     drawn = random_for("removal", *sorted(gone)).sample(known, min(retain_at_most, len(known)))
-    facts, retained = (tuple(map(fact_of, rows)) for rows in (removed, drawn))
+    facts, retained = (tuple(map(fact_of, some)) for some in (removed, drawn))
     unasked = _ambiguous(
         session, (*facts, *retained), (), symmetric, held=head_batches(session), now=now
     )
@@ -451,6 +477,25 @@ def draw_removal(
         unasked={key: list(reasons) for key, reasons in unasked.items()},
         replayed_by=dict(replayed.all()),
     )
+
+
+def _said_by(
+    session: Session, held: Collection[int], like: Sequence[FactRow], *, now: datetime
+) -> set[tuple[str, ...]]:
+    """What the facts of some batches say, of those that may say the same as some others."""
+    relations = sorted({row.relation for row in like if row.relation})
+    statements = sorted({row.statement.lower() for row in like})
+    alike = FactRow.relation.in_(relations) | func.lower(FactRow.statement).in_(statements)
+    groups = in_head_by_batch(session, IN_HEAD, alike, standing=is_valid, held=held, now=now)
+    return {saying for group in groups for row in group for saying in _sayings(row)}
+
+
+def _sayings(row: FactRow) -> set[tuple[str, ...]]:
+    """A fact's statement and, where it has one, its triple, to be compared with another's."""
+    sayings: set[tuple[str, ...]] = {(plain_name(row.statement),)}
+    if row.subject and row.relation and row.object:
+        sayings.add((plain_name(row.subject), row.relation, plain_name(row.object)))
+    return sayings
 
 
 def draw_evenly(groups: Sequence[Sequence[T]], *, at_most: int, seed: int) -> list[T]:
@@ -483,9 +528,10 @@ def suspected(session: Session, *, attempts: int, now: datetime) -> list[FactRow
     """Half of the facts among which one may kill every refresh, however many are waiting.
 
     Where `attempts` refreshes in a row failed with a fact, it or one beside it may be at fault: a
-    process that was killed says no more. So batches become smaller until that fact is alone, and
-    those that are not at fault come to a verdict without it. The newest batch that failed is halved
-    first, so nothing but its own record says how far this has come.
+    process that was killed says no more. So batches become smaller until that fact is alone. What
+    of them passes the gate is let in; what does not is too little to judge by, and its facts wait
+    for the next batch like new ones. The newest batch that failed is halved first, so nothing but
+    its own record says how far this has come.
     """
     failed = _failures().subquery()
     last = session.execute(
@@ -587,10 +633,16 @@ def decide_memberships(
 
 
 def _tries(session: Session, fact_ids: Sequence[int]) -> dict[int, int]:
-    """How often each of the facts was left open before."""
+    """How often each of the facts was left open before; a rebase is no try."""
     counted = (
         select(Membership.fact_id, func.count())
-        .where(Membership.fact_id.in_(fact_ids), Membership.outcome.in_(TRIED_AGAIN))
+        .join(Batch, Batch.id == Membership.batch_id)
+        .join(Refresh, Refresh.id == Batch.refresh_id)
+        .where(
+            Membership.fact_id.in_(fact_ids),
+            Membership.outcome.in_(TRIED_AGAIN),
+            Refresh.outcome.is_(None) | (Refresh.outcome != RefreshOutcome.REBASED),
+        )
         .group_by(Membership.fact_id)
     )
     return dict(session.execute(counted).all())
@@ -718,10 +770,15 @@ def in_work(session: Session, refresh_id: int) -> list[Membership]:
 
 def _failures() -> Select[int, int, int]:
     """SQL for: how many refreshes failed on each fact since a verdict reached it, and the last."""
-    other = aliased(Membership)
+    other, its_batch, its_refresh = aliased(Membership), aliased(Batch), aliased(Refresh)
     verdict = (
         select(func.max(other.batch_id))
-        .where(other.fact_id == Membership.fact_id, other.outcome != MembershipOutcome.FREED)
+        .join(its_batch, its_batch.id == other.batch_id)
+        .join(its_refresh, its_refresh.id == its_batch.refresh_id)
+        .where(
+            other.fact_id == Membership.fact_id,
+            (other.outcome != MembershipOutcome.FREED) | its_refresh.outcome.in_(WITH_VERDICT),
+        )
         .scalar_subquery()
     )
     return (

@@ -314,7 +314,7 @@ def rollback(
         done = go_back(settings, engine, int(to or 0), by=by, reason=reason)
     else:
         plan = plan_removal(engine, adapter, with_later=with_later)
-        if rebased and plan.release_id is None:
+        if rebased and plan.trained_on_them:
             _rebase(plan, by=by, reason=reason, as_json=as_json)
             return
         if dry_run or not (force or plan.release_id):
@@ -366,8 +366,10 @@ def _rebase(plan: Any, *, by: str, reason: str, as_json: bool) -> None:
                 yield verdict_table(asdict(end.verdict))
         if done.removal is not None:
             yield from removal_tables(done.removal)
+        if done.left:
+            yield f"Facts of later adapters that are not in it: {', '.join(map(str, done.left))}."
         if done.rollback is None:
-            yield "The head stays: the gate did not pass this."
+            yield "The head stays: not all of this passed."
         else:
             moved = done.rollback
             yield f"The head moved from release {moved.from_release} to {moved.to_release}."
@@ -398,6 +400,28 @@ def _show_removal(removal: Any, as_json: bool, *, is_dry: bool) -> None:
         highlight=False,
         soft_wrap=True,
     )
+
+
+@app.command()
+def export(
+    to: Annotated[Path, typer.Option(help="A folder that is not there yet.")],
+    release: Annotated[
+        int | None, typer.Argument(min=1, max=views.MAX_ID, help="Default: the head.")
+    ] = None,
+    form: Annotated[
+        str, typer.Option(help="model: a Hugging Face folder; lora: one PEFT adapter.")
+    ] = "model",
+    as_json: Json = False,
+) -> None:
+    """Hand a release on, with a model card that says what it is made of."""
+    from service.export import Form, export_release
+
+    if form not in set(Form):
+        raise SettingsError(f"--form {form} is not known; there are {', '.join(Form)}.")
+    done = export_release(
+        context.settings, context.engine(), to, release_id=release, form=Form(form)
+    )
+    _show(done, as_json, lambda: [f"Release {done.release_id} is in {to}, as {done.form}."])
 
 
 @app.command()

@@ -6,19 +6,22 @@ from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 
-from sqlalchemy import ColumnElement, exists, select, true
+from sqlalchemy import ColumnElement, Select, exists, select, true
 from sqlalchemy.exc import IntegrityError
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import Session, aliased
 
 from adapters.types import Suite
 from service.errors import Conflict, NotFound
 from service.models import (
     Adapter,
+    Batch,
     FactRow,
     HeadMove,
     Membership,
     MembershipOutcome,
     ProbeAnswer,
+    Refresh,
+    RefreshOutcome,
     ReleaseAdapter,
 )
 from service.schemas import FactIn
@@ -213,17 +216,37 @@ def is_pending(now: datetime) -> ColumnElement[bool]:
 def is_tried_again(head: Collection[int], now: datetime) -> ColumnElement[bool]:
     """SQL for: every try so far left it open, and a later refresh takes it along.
 
-    `head` are the head's batches: what an admin took out does not come back by itself.
+    `head` are the head's batches: what an admin took out does not come back by itself. What a
+    rebase trained beside the head counts only where it came into it.
     """
+    in_head = sorted(head)
+    counts = Membership.batch_id.not_in(_rebased(in_head))
+    later = aliased(Membership)
+    was_trained_again = exists().where(
+        later.fact_id == Membership.fact_id,
+        later.batch_id > Membership.batch_id,
+        later.batch_id.in_(in_head),
+    )
     return (
         _may_be_trained(now)
         & _was_given(*TRIED_AGAIN)
-        & ~_was_given(*set(MembershipOutcome) - {*TRIED_AGAIN, MembershipOutcome.FREED})
+        & ~_was_given(*set(MembershipOutcome) - {*TRIED_AGAIN, MembershipOutcome.FREED}, of=counts)
         & ~exists().where(
             Membership.fact_id == FactRow.id,
             Membership.outcome == MembershipOutcome.UNLEARNED,
-            Membership.batch_id.not_in(sorted(head)),
+            Membership.batch_id.not_in(in_head),
+            counts,
+            ~was_trained_again,
         )
+    )
+
+
+def _rebased(in_head: Collection[int]) -> Select[int]:
+    """SQL for the batches that a rebase trained and that did not come into the head."""
+    return (
+        select(Batch.id)
+        .join(Refresh, Refresh.id == Batch.refresh_id)
+        .where(Refresh.outcome == RefreshOutcome.REBASED, Batch.id.not_in(in_head))
     )
 
 
@@ -251,39 +274,46 @@ def _may_be_trained(now: datetime) -> ColumnElement[bool]:
     return is_valid(now) & has_begun & ~is_held()
 
 
-def _was_given(*outcomes: MembershipOutcome) -> ColumnElement[bool]:
-    """SQL for: has a membership with one of these outcomes, or is in work."""
+def _was_given(
+    *outcomes: MembershipOutcome, of: ColumnElement[bool] | None = None
+) -> ColumnElement[bool]:
+    """SQL for: has a membership with one of these outcomes, or is in work.
+
+    `of` says which memberships count; all of them by default.
+    """
     return exists().where(
         Membership.fact_id == FactRow.id,
         Membership.outcome.is_(None) | Membership.outcome.in_(sorted(outcomes)),
+        true() if of is None else of,
     )
 
 
 def states_of(session: Session, facts: Sequence[FactRow], *, now: datetime) -> dict[int, FactState]:
     """Every fact's state, from its memberships, the head's recipe and the time."""
     ids = [fact.id for fact in facts]
+    in_head = head_batches(session)
     tried = session.scalars(
         select(Membership)
         .where(
             Membership.fact_id.in_(ids),
             Membership.outcome.is_(None) | (Membership.outcome != MembershipOutcome.FREED),
+            Membership.batch_id.not_in(_rebased(sorted(in_head))),
         )
         .order_by(Membership.batch_id)
     ).all()
-    in_head = head_batches(session)
     latest = {membership.fact_id: membership for membership in tried}
     states = {fact.id: state_of(fact, latest.get(fact.id), in_head, now=now) for fact in facts}
     by_id = {fact.id: fact for fact in facts}
-    for membership in reversed(tried):  # what happens beside the head takes nothing out of it
+    for membership in tried:  # a later try that failed takes nothing out of the head
         state = states[membership.fact_id]
         if membership.outcome not in STATE_IN_HEAD or membership.batch_id not in in_head:
             continue
-        if state in STILL_IN_HEAD:
-            states[membership.fact_id] = STILL_IN_HEAD[state]
         is_known = membership.outcome == MembershipOutcome.LEARNED
-        if state is FactState.ROLLED_BACK or (state is FactState.IN_WORK and is_known):
-            fact = by_id[membership.fact_id]
+        if is_known and state in (*STILL_IN_HEAD, FactState.IN_WORK):
+            fact = by_id[membership.fact_id]  # what is known is tried again by a rebase alone
             states[fact.id] = state_of(fact, membership, in_head, now=now)
+        elif state in STILL_IN_HEAD:
+            states[membership.fact_id] = STILL_IN_HEAD[state]
     live = [fact_id for fact_id, state in states.items() if state is FactState.LIVE]
     return states | dict.fromkeys(forgotten(session, live, in_head), FactState.FORGOTTEN)
 

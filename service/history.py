@@ -84,8 +84,11 @@ class Changes(View):
 
 
 def in_utc(at: datetime) -> datetime:
-    """A time that says no zone is one in UTC."""
-    return at.replace(tzinfo=UTC) if at.tzinfo is None else at.astimezone(UTC)
+    """A time that says no zone is one in UTC. Raises NotFound for one beyond all calendars."""
+    try:
+        return at.replace(tzinfo=UTC) if at.tzinfo is None else at.astimezone(UTC)
+    except OverflowError as error:
+        raise NotFound(f"There was no head at {at.isoformat()}.") from error
 
 
 def head_at(session: Session, at: datetime) -> HeadMove:

@@ -5,9 +5,8 @@ same release, however one came there. The head's history is append-only.
 """
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from datetime import datetime
-from types import MappingProxyType
 from typing import Any
 
 from sqlalchemy import select
@@ -29,6 +28,9 @@ from service.models import (
     Release,
     ReleaseAdapter,
 )
+
+#: How a head came that was examined, or is the base; a rollback says so by its report.
+EXAMINED = (HeadAction.INIT, HeadAction.PROMOTION, HeadAction.APPROVAL, HeadAction.REBASE)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,7 +73,7 @@ class Candidate:
     head: Head  #: that it was trained on, or the release in its place
     snapshot_digest: str  #: of both composed
     outcomes: Mapping[int, MembershipOutcome]  #: by fact; those of no other are unproven
-    reasons: Mapping[int, str] = MappingProxyType({})  #: for facts that were not learned
+    reasons: Mapping[int, str] = field(default_factory=dict)  #: for facts that were not learned
     tries: int  #: after so many a fact that stayed open is not tried again
 
 
@@ -144,6 +146,12 @@ def was_head(session: Session, release_id: int) -> bool:
     """Whether a release was ever served: a rebase makes some that were not."""
     move = select(HeadMove.seq).where(HeadMove.release_id == release_id).limit(1)
     return session.scalar(move) is not None
+
+
+def was_examined(session: Session, release_id: int) -> bool:
+    """Whether a release became the head after somebody had looked at what it says."""
+    moves = session.scalars(select(HeadMove).where(HeadMove.release_id == release_id))
+    return any(move.action in EXAMINED or move.report is not None for move in moves)
 
 
 def batches_of(session: Session, adapter_ids: Collection[int]) -> list[int]:
@@ -413,28 +421,27 @@ def reject(
     refresh_id: int,
     outcome: RefreshOutcome,
     verdict: Verdict,
+    are_freed: bool = False,
     tries: int,
     now: datetime,
 ) -> None:
     """Keep the candidate with its reasons; the head stays. Raises LeaseLost.
 
-    Where the gate could not tell, the facts are tried again, up to `tries` times in all. Without a
-    `hold` it was trained beside the head: its facts are what they were.
+    Where the gate could not tell, the facts are tried again, up to `tries` times in all; where they
+    `are_freed`, they are what they were before. Without a `hold` the lease stays the caller's.
     """
-    default = (
+    if hold is not None:
+        leases.release(session, hold, now=now)
+    decided = (
         MembershipOutcome.UNDECIDED
         if outcome is RefreshOutcome.INSUFFICIENT
         else MembershipOutcome.REJECTED
     )
-    if hold is None:
-        default = MembershipOutcome.FREED
-    else:
-        leases.release(session, hold, now=now)
     batches.decide_memberships(
         session,
         refresh_id,
         {},
-        default=default,
+        default=MembershipOutcome.FREED if are_freed else decided,
         reason="; ".join(verdict.reasons),
         tries=tries,
         now=now,

@@ -1,5 +1,6 @@
 """Where artefacts lie under the state directory."""
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -43,3 +44,8 @@ class Places:
     def candidate(self, refresh_id: int) -> Path:
         """Where a refresh writes its adapter before the digest, and so the name, is known."""
         return self.state_dir / "candidates" / f"refresh-{refresh_id}"
+
+    def without(self, recipe_digest: str) -> Path:
+        """Where a process composes a head without some adapters, to examine it."""
+        name = f"without-{recipe_digest[:DIGEST_CHARACTERS]}-{os.getpid()}"
+        return self.state_dir / "candidates" / name

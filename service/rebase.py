@@ -9,14 +9,18 @@ examined as a removal. Whatever fails on the way leaves the head where it was.
 import os
 import socket
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
 from sqlalchemy import Engine
+from sqlalchemy.orm import Session
 
 from service import batches, leases, lineage
+from service.batches import ClaimedBatch
 from service.db import reading, writing
-from service.errors import LeaseLost
+from service.errors import HeadMoved, LeaseLost
 from service.leases import Hold
 from service.lineage import Head, Recipe
 from service.models import Adapter, RefreshOutcome
@@ -37,6 +41,9 @@ class Rebase:
     refreshes: tuple[RefreshEnd, ...]  #: one for each adapter that was trained again
     removal: Removal | None  #: None where a refresh was not passed by the gate
     rollback: Rollback | None
+    #: Facts of later adapters that are not in the new head: set aside, withdrawn, or not to be
+    #: retained any more.
+    left: tuple[int, ...] = ()
 
 
 def rebase(
@@ -66,20 +73,21 @@ def rebase(
         last[0] = time.monotonic()
         report(progress)
 
+    line = _Line(settings, engine, hold, plan)
     try:
         with renewing(engine, hold, settings.schedule, seen=lambda: last[0]):
-            ends: list[RefreshEnd] = []
-            line = _trained_again(settings, engine, hold, plan, ends, watch, stopping)
-            if line is None:
-                return Rebase(refreshes=tuple(ends), removal=None, rollback=None)
-            new = replace(plan, recipe=line.recipe, trained_on_them=(), release_id=None)
+            if not line.train_again(watch, stopping):
+                return Rebase(refreshes=tuple(line.ends), removal=None, rollback=None)
+            recipe = line.at.recipe
+            new = replace(plan, recipe=recipe, trained_on_them=(), release_id=None)
             removal = examine_removal(settings, engine, new, watch=watch)
+            left = line.left_facts()
             done = None
             if removal.passes:
                 done = take_out(
-                    settings, engine, new, by=by, reason=reason, removal=removal, is_rebased=True
+                    settings, engine, new, by=by, reason=reason, removal=removal, hold=hold
                 )
-            return Rebase(refreshes=tuple(ends), removal=removal, rollback=done)
+            return Rebase(refreshes=tuple(line.ends), removal=removal, rollback=done, left=left)
     finally:
         try:
             with writing(engine) as session:
@@ -88,66 +96,89 @@ def rebase(
             pass  # a successor has it; what was not published stays so
 
 
-def _trained_again(
-    settings: Settings,
-    engine: Engine,
-    hold: Hold,
-    plan: RemovalPlan,
-    ends: list[RefreshEnd],
-    watch: Report,
-    stopping: Stopping,
-) -> Head | None:
-    """The line with all later adapters on it; None where the gate did not pass one of them."""
-    with reading(engine) as session:
-        before = lineage.recipe_without(session, *plan.taken_out, *plan.trained_on_them)
-        found = removed_facts(session, plan, retain_at_most=0, now=_now())
-    line = _released(settings, engine, before, plan.head.seq)
-    for adapter_id in plan.trained_on_them:
-        with reading(engine) as session:
-            adapter = session.get_one(Adapter, adapter_id)
-            batch_id, digest = adapter.batch_id, adapter.digest
-        if adapter_id not in found.replayed_by:
-            line = _released(
-                settings, engine, line.recipe.with_adapter(adapter_id, digest), plan.head.seq
+class _Line:
+    """Releases beside the head, one adapter after another."""
+
+    def __init__(self, settings: Settings, engine: Engine, hold: Hold, plan: RemovalPlan) -> None:
+        self.settings = settings
+        self.engine = engine
+        self.hold = hold
+        self.plan = plan
+        self.ends: list[RefreshEnd] = []
+        with self._guarded() as session:
+            before = lineage.recipe_without(session, *plan.taken_out, *plan.trained_on_them)
+            found = removed_facts(session, plan, retain_at_most=0, now=_now())
+        self.replayed_by = found.replayed_by
+        self.at = self._released(before)  #: what the line has come to
+
+    @contextmanager
+    def _guarded(self) -> Iterator[Session]:
+        """A transaction that this process owns the lease in, and the head is still the plan's."""
+        with writing(self.engine) as session:
+            lease_s = self.settings.schedule.lease_s
+            leases.renew(session, self.hold, now=_now(), lease_s=lease_s)
+            if lineage.read_head(session).seq != self.plan.head.seq:
+                raise HeadMoved("The head moved meanwhile; look at it again and decide anew.")
+            yield session
+
+    def train_again(self, watch: Report, stopping: Stopping) -> bool:
+        """Put all later adapters on the line; False where the gate did not pass one of them."""
+        for adapter_id in self.plan.trained_on_them:
+            with self._guarded() as session:
+                adapter = session.get_one(Adapter, adapter_id)
+                batch_id, digest = adapter.batch_id, adapter.digest
+            if adapter_id not in self.replayed_by:
+                self.at = self._released(self.at.recipe.with_adapter(adapter_id, digest))
+                continue
+            claimed = self._claim(batch_id)
+            if claimed is None:
+                continue  # none of its facts is to be retained any more
+            end = learn_beside_head(
+                self.settings, self.engine, self.hold, self.at, claimed, watch, stopping
             )
-            continue
-        with writing(engine) as session:
-            leases.renew(session, hold, now=_now(), lease_s=settings.schedule.lease_s)
-            claimed = batches.claim_again(
+            self.ends.append(end)
+            if end.outcome is not RefreshOutcome.REBASED or end.release_id is None:
+                return False
+            with reading(self.engine) as session:
+                self.at = lineage.line_at(session, end.release_id, seq=self.plan.head.seq)
+        return True
+
+    def _claim(self, batch_id: int) -> ClaimedBatch | None:
+        with self._guarded() as session:
+            return batches.claim_again(
                 session,
                 batch_id,
-                hold=hold,
-                trained_on=line.release_id,
-                replay_at_most=settings.training.replay_facts,
-                retain_at_most=settings.gate.retention_facts,
-                symmetric=symmetric_relations(settings.suites.relations),
+                hold=self.hold,
+                trained_on=self.at.release_id,
+                replay_at_most=self.settings.training.replay_facts,
+                retain_at_most=self.settings.gate.retention_facts,
+                symmetric=symmetric_relations(self.settings.suites.relations),
                 now=_now(),
             )
-        if claimed is None:
-            continue  # none of its facts is to be retained any more
-        end = learn_beside_head(settings, engine, hold, line, claimed, watch, stopping)
-        ends.append(end)
-        if end.outcome is not RefreshOutcome.REBASED or end.release_id is None:
-            return None
-        with reading(engine) as session:
-            line = lineage.line_at(session, end.release_id, seq=plan.head.seq)
-    return line
 
+    def _released(self, recipe: Recipe) -> Head:
+        """A recipe as a release beside the head, its model at hand."""
+        with reading(self.engine) as session:
+            known = lineage.release_of(session, recipe)
+            release_id = None if known is None else known.id
+        if release_id is None:
+            digest = compose_recipe(self.settings, recipe)
+            with self._guarded() as session:
+                release_id = lineage.release_with(
+                    session, recipe, snapshot_digest=digest, now=_now()
+                ).id
+        snapshot_of(self.settings, self.engine, release_id)
+        with reading(self.engine) as session:
+            return lineage.line_at(session, release_id, seq=self.plan.head.seq)
 
-def _released(settings: Settings, engine: Engine, recipe: Recipe, seq: int) -> Head:
-    """A recipe as a release beside the head, its model at hand."""
-    with reading(engine) as session:
-        known = lineage.release_of(session, recipe)
-        release_id = None if known is None else known.id
-    if release_id is None:
-        digest = compose_recipe(settings, recipe)
-        with writing(engine) as session:
-            release_id = lineage.release_with(
-                session, recipe, snapshot_digest=digest, now=_now()
-            ).id
-    snapshot_of(settings, engine, release_id)
-    with reading(engine) as session:
-        return lineage.line_at(session, release_id, seq=seq)
+    def left_facts(self) -> tuple[int, ...]:
+        """The facts of later adapters that the line does not hold."""
+        with reading(self.engine) as session:
+            later, held = (
+                batches.facts_in(session, lineage.batches_of(session, adapters))
+                for adapters in (self.plan.trained_on_them, self.at.recipe.adapter_ids)
+            )
+        return tuple(sorted(later - held))
 
 
 def _now() -> datetime:

@@ -51,7 +51,7 @@ from adapters.questions import (
     superseded_probes,
 )
 from adapters.rows import encode_fact
-from adapters.store import canonical_digest, file_digest
+from adapters.store import canonical_digest, discard, file_digest
 from adapters.suites import read_prompts, read_relations, read_suite
 from adapters.train import train
 from adapters.types import Answer, Fact, Outcome, Probe, Suite, Verdict
@@ -238,9 +238,9 @@ class _Run:
             )
             raise
         finally:
-            shutil.rmtree(self.places.candidate(self.claimed.refresh_id), ignore_errors=True)
+            discard(self.places.candidate(self.claimed.refresh_id))
             if self.composed:  # the adapter is kept, and the snapshot can be composed of it again
-                shutil.rmtree(self.composed, ignore_errors=True)
+                discard(self.composed)
 
     def _learn(self) -> RefreshEnd:
         settings, claimed = self.settings, self.claimed
@@ -567,7 +567,8 @@ class _Run:
             for stage, answers in control.items():
                 self.record.add_control(session, stage, answers)
             session.get_one(Refresh, self.claimed.refresh_id).timings = self.record.timings
-            now, tries = _now(), self.settings.schedule.tries
+            now = _now()
+            tries = self.settings.schedule.tries + self.is_beside  # a rebase is no other try
             candidate = lineage.Candidate(
                 refresh_id=self.claimed.refresh_id,
                 adapter_id=adapter_id,
@@ -584,6 +585,7 @@ class _Run:
                     refresh_id=self.claimed.refresh_id,
                     outcome=outcome,
                     verdict=verdict,
+                    are_freed=self.is_beside or self.claimed.is_part,
                     tries=tries,
                     now=now,
                 )

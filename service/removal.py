@@ -4,10 +4,10 @@ Later adapters were trained with the removed ones present, and may have shown th
 a removal is a candidate like any other: what was removed must be gone, the rest must stay.
 """
 
-import shutil
 from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 from sqlalchemy import Engine
@@ -17,6 +17,7 @@ from adapters.backbones import Backbone, load_backbone
 from adapters.examine import Examination
 from adapters.gate import decide_removal
 from adapters.questions import probes_of, retention_probes
+from adapters.store import discard
 from adapters.suites import read_relations, read_suite
 from adapters.types import Answer, Fact, Outcome, Probe, Suite, Verdict
 from service import batches, lineage, pins
@@ -40,7 +41,7 @@ class RemovalPlan:
     recipe: Recipe
     taken_out: tuple[int, ...]
     trained_on_them: tuple[int, ...]  #: adapters that stay, trained with those present
-    #: The release that this recipe was before, where it was the head once: nothing new to examine.
+    #: The release of this recipe, where it became the head by an examination: nothing is new then.
     release_id: int | None
 
 
@@ -91,7 +92,7 @@ def plan_removal(engine: Engine, adapter_id: int, *, with_later: bool = False) -
         if with_later:
             recipe = lineage.recipe_without(session, adapter_id, *later)
         known = lineage.release_of(session, recipe)
-        if known is not None and not lineage.was_head(session, known.id):
+        if known is not None and not lineage.was_examined(session, known.id):
             known = None
         return RemovalPlan(
             head=head,
@@ -116,6 +117,7 @@ def removed_facts(
     return batches.draw_removal(
         session,
         gone=lineage.batches_of(session, gone),
+        taken=lineage.batches_of(session, plan.taken_out),
         kept=lineage.batches_of(session, kept),
         retain_at_most=retain_at_most,
         symmetric=symmetric,
@@ -128,21 +130,20 @@ def examine_removal(
 ) -> Removal:
     """Compose the head without the adapters, ask it beside the head and the base, and judge it.
 
-    The head stays where it is, and what was composed is kept only where it is a release. Raises
+    The head stays where it is, and what was composed is not kept. Raises
     ArtefactError or ModelSourceError for damaged weights, SuiteError for a broken file of
     questions, Conflict where the head moved since the plan was made.
     """
-    folder = Places(settings.state_dir).snapshot(plan.recipe.digest)
-    with reading(engine) as session:
-        is_release = lineage.release_of(session, plan.recipe) is not None
+    folder = Places(settings.state_dir).without(plan.recipe.digest)
     try:
-        return _examined(settings, engine, plan, watch)
+        return _examined(settings, engine, plan, folder, watch)
     finally:
-        if not is_release:
-            shutil.rmtree(folder, ignore_errors=True)
+        discard(folder)
 
 
-def _examined(settings: Settings, engine: Engine, plan: RemovalPlan, watch: Watch) -> Removal:
+def _examined(
+    settings: Settings, engine: Engine, plan: RemovalPlan, folder: Path, watch: Watch
+) -> Removal:
     suite = read_suite(settings.suites.regression)
     relations = read_relations(settings.suites.relations)
     with reading(engine) as session:
@@ -183,8 +184,8 @@ def _examined(settings: Settings, engine: Engine, plan: RemovalPlan, watch: Watc
     head = snapshot_of(settings, engine, plan.head.release_id)
     before = examined(load_backbone(head, settings.base), probes, "head", plan.head.snapshot_digest)
     base = examined(examiner.load_base(), removed, "base", plan.head.recipe.base_digest)
-    digest = compose_recipe(settings, plan.recipe)
-    without = places.snapshot(plan.recipe.digest) if plan.recipe.adapter_ids else places.base
+    digest = compose_recipe(settings, plan.recipe, to=folder)
+    without = folder if plan.recipe.adapter_ids else places.base
     after = examined(load_backbone(without, settings.base), probes, "without", digest)
     verdict = decide_removal(
         before.all_answers,
@@ -194,6 +195,7 @@ def _examined(settings: Settings, engine: Engine, plan: RemovalPlan, watch: Watc
         settings.gate,
         base=base.all_answers,
         base_passages=base.passages,
+        removed_facts=len(found.facts),
         known_facts=askable_facts(probes, drawn=len(found.retained), known=found.known_facts),
         tasks=settings.suites.tasks,
     )

@@ -11,9 +11,10 @@ from typing import Any
 
 from sqlalchemy import Engine
 
-from service import lineage
+from service import leases, lineage
 from service.db import reading, writing
 from service.errors import Conflict
+from service.leases import Hold
 from service.lineage import Head
 from service.models import HeadAction
 from service.removal import Removal, RemovalPlan
@@ -44,13 +45,14 @@ def take_out(
     by: str,
     reason: str,
     removal: Removal | None = None,
-    is_rebased: bool = False,
+    hold: Hold | None = None,
 ) -> Rollback:
     """Move the head to its recipe without some adapters, which may have others in their place.
 
     `removal` is what was found when this was examined. Where it was not, and this recipe never was
-    the head, the move is recorded as forced. Raises ArtefactError when a part of the new recipe is
-    damaged, HeadMoved when somebody else was faster, and Conflict where `removal` did not pass.
+    the head, the move is recorded as forced. With the lease that a rebase holds it is recorded as
+    such. Raises ArtefactError when a part of the new recipe is damaged, HeadMoved when somebody
+    else was faster, LeaseLost where `hold` was, and Conflict where `removal` did not pass.
     """
     if removal is not None and not removal.passes:
         raise Conflict(f"The head stays: {'; '.join(removal.verdict.reasons)}.")
@@ -60,12 +62,15 @@ def take_out(
     digest = compose_recipe(settings, plan.recipe)
     now = datetime.now(UTC)
     with writing(engine) as session:
+        if hold is not None:
+            leases.renew(session, hold, now=now, lease_s=settings.schedule.lease_s)
+            action = HeadAction.REBASE
         release = lineage.release_with(session, plan.recipe, snapshot_digest=digest, now=now)
         seq = lineage.move_head(
             session,
             release.id,
             expected_seq=plan.head.seq,
-            action=HeadAction.REBASE if is_rebased else action,
+            action=action,
             by=by,
             reason=reason,
             now=now,
@@ -87,17 +92,24 @@ def take_out(
 def go_back(
     settings: Settings, engine: Engine, release_id: int, *, by: str, reason: str
 ) -> Rollback:
-    """Point the head at another release, whose model is verified first.
+    """Point the head at another release, whose model is at hand and as it was last verified.
 
-    Raises NotFound for an unknown release, Conflict when it is the head already, ArtefactError
-    when its model is damaged and cannot be rebuilt, HeadMoved when somebody else was faster.
+    Raises NotFound for an unknown release, Conflict when it is the head already or never was,
+    ArtefactError when its model is damaged and cannot be rebuilt, HeadMoved when somebody else was
+    faster.
     """
     with reading(engine) as session:
         head = lineage.read_head(session)
         target = lineage.recipe_of(session, release_id)
+        was_head = lineage.was_head(session, release_id)
     if release_id == head.release_id:
         raise Conflict(f"Release {release_id} is the head already.")
-    snapshot_of(settings, engine, release_id)
+    if not was_head:
+        raise Conflict(
+            f"Release {release_id} was never the head: a rebase that did not come to its end made "
+            "it, and the gate has not passed it as a whole."
+        )
+    snapshot_of(settings, engine, release_id, at_once=True)
     with writing(engine) as session:
         seq = lineage.move_head(
             session,

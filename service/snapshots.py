@@ -8,7 +8,7 @@ from sqlalchemy import Engine
 from adapters.backbones import verify_base
 from adapters.compose import write_snapshot
 from adapters.errors import ArtefactError
-from adapters.store import one_writer, verify
+from adapters.store import is_as_stamped, one_writer, stamp_new, verify, verify_and_stamp
 from service.db import reading
 from service.lineage import Recipe, recipe_of
 from service.models import Release
@@ -18,8 +18,12 @@ from service.settings import Settings
 log = logging.getLogger(__name__)
 
 
-def snapshot_of(settings: Settings, engine: Engine, release_id: int) -> Path:
+def snapshot_of(
+    settings: Settings, engine: Engine, release_id: int, *, at_once: bool = False
+) -> Path:
     """The folder of a release's model, verified byte for byte; composed anew if it is not there.
+
+    `at_once` is content with a folder that looks as it did when it was last verified.
 
     Raises NotFound for an unknown release, ArtefactError when an adapter is damaged or the rebuilt
     snapshot is not the one that was released, ModelSourceError when the base is damaged.
@@ -29,9 +33,12 @@ def snapshot_of(settings: Settings, engine: Engine, release_id: int) -> Path:
         digest = session.get_one(Release, release_id).snapshot_digest
     places = Places(settings.state_dir)
     if not recipe.adapter_ids:
-        verify_base(places.base, recipe.base_digest)
+        if not (at_once and is_as_stamped(places.base, digest)):
+            verify_base(places.base, recipe.base_digest)
         return places.base
     folder = places.snapshot(recipe.digest)
+    if at_once and is_as_stamped(folder, digest):
+        return folder
     if not _is_whole(folder, digest, release_id):
         with one_writer(folder):
             if not _is_whole(folder, digest, release_id):
@@ -46,25 +53,32 @@ def snapshot_of(settings: Settings, engine: Engine, release_id: int) -> Path:
 
 def _is_whole(folder: Path, digest: str, release_id: int) -> bool:
     try:
-        verify(folder, digest=digest)
+        verify_and_stamp(folder, digest=digest)
     except ArtefactError as error:
         log.warning("snapshot of release %s must be rebuilt: %s", release_id, error)
         return False
     return True
 
 
-def compose_recipe(settings: Settings, recipe: Recipe) -> str:
-    """Write a recipe's snapshot from its verified parts and return its digest."""
+def compose_recipe(settings: Settings, recipe: Recipe, *, to: Path | None = None) -> str:
+    """Write a recipe's snapshot from its verified parts and return its digest.
+
+    Into its own place, unless `to` names a folder for a model that may never be a release; the base
+    alone is written nowhere.
+    """
     places = Places(settings.state_dir)
     verify_base(places.base, recipe.base_digest)
     if not recipe.adapter_ids:
         return recipe.base_digest
     for digest in recipe.adapter_digests:
         verify(places.adapter(digest), digest=digest)
-    return write_snapshot(
+    folder = places.snapshot(recipe.digest) if to is None else to
+    digest = write_snapshot(
         places.base,
         [places.adapter(digest) for digest in recipe.adapter_digests],
-        places.snapshot(recipe.digest),
+        folder,
         settings.base,
         about={"base": recipe.base_digest, "adapters": list(recipe.adapter_digests)},
     )
+    stamp_new(folder, digest)
+    return digest

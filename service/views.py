@@ -26,6 +26,7 @@ from service.models import (
     ProbeAnswer,
     Refresh,
     Release,
+    ReleaseAdapter,
     Replay,
     TrainingLoss,
 )
@@ -284,16 +285,17 @@ def show_fact(session: Session, fact_id: int) -> FactDetail:
         for membership, refresh_id, adapter_id in joined
     ]
     learned_by = [
-        membership.refresh_id
+        membership.adapter_id
         for membership in memberships
         if membership.outcome == MembershipOutcome.LEARNED
     ]
+    holding = select(ReleaseAdapter.release_id).where(ReleaseAdapter.adapter_id.in_(learned_by))
     return FactDetail(
         **_columns(row),
         state=states_of(session, [row], now=datetime.now(UTC))[row.id],
         memberships=memberships,
         known_since=session.scalar(
-            select(func.min(HeadMove.moved_at)).where(HeadMove.refresh_id.in_(learned_by))
+            select(func.min(HeadMove.moved_at)).where(HeadMove.release_id.in_(holding))
         ),
     )
 

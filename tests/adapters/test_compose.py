@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 from adapters.backbones import load_backbone
-from adapters.compose import read_update, write_snapshot
+from adapters.compose import read_update, write_concatenated, write_snapshot
 from adapters.config import BaseConfig, TrainingConfig
 from adapters.errors import ArtefactError, ComposeError
 from adapters.lora import CONFIG, WEIGHTS, attach, save_adapter, update_norm
@@ -61,6 +61,38 @@ def test_a_snapshot_answers_as_base_and_adapter_do(
     ids = torch.arange(3, 60)[None]
     with torch.no_grad():
         torch.testing.assert_close(snapshot(ids).logits, attached(ids).logits, atol=1e-4, rtol=1e-4)
+
+
+def test_one_adapter_with_all_ranks_answers_as_the_sum_does(
+    tiny_base: Path, tiny_config: BaseConfig, tmp_path: Path
+) -> None:
+    """Of three, one has another rank and scale, and one leaves some layers alone."""
+    from peft import PeftModel
+
+    changes = [{}, {"rank": 2, "alpha": 3}, {"target_modules": ("q_proj", "up_proj")}]
+    adapters = [
+        make_adapter(
+            tiny_base,
+            tiny_config,
+            tmp_path / f"adapter{seed}",
+            seed=seed,
+            training=TRAINING.model_copy(update=change),
+        )
+        for seed, change in enumerate(changes)
+    ]
+    compose(tiny_base, tiny_config, tmp_path / "snapshot", *adapters)
+    (tmp_path / "one").mkdir()
+    write_concatenated(adapters, tmp_path / "one", base="tiny")
+    assert json.loads((tmp_path / "one" / CONFIG).read_text())["r"] == 4 + 2 + 4
+    summed = AutoModelForCausalLM.from_pretrained(tmp_path / "snapshot").eval()
+    model = load_backbone(tiny_base, tiny_config).model
+    tokens = torch.arange(3, 40).unsqueeze(0)
+    with torch.no_grad():
+        alone = model(tokens).logits
+        one = PeftModel.from_pretrained(model, str(tmp_path / "one")).eval()(tokens).logits
+        wanted = summed(tokens).logits
+    torch.testing.assert_close(one, wanted, atol=1e-4, rtol=0)
+    assert not torch.allclose(alone, wanted, atol=1e-2)
 
 
 def test_a_rebuilt_snapshot_is_bit_identical(

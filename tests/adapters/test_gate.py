@@ -556,11 +556,12 @@ def test_an_update_out_of_line_holds_the_candidate() -> None:
     assert judge_norm(0.5, [10.0, 11.0, 16.0], 2.0).outcome is Outcome.PASS
 
 
-def removal(*, still: int, base: int = 0, facts: int = 8, lost: int = 0) -> Verdict:
-    """Of `facts` removed ones so many are answered still, and by the base, in all wordings."""
+def removal(*, still: int, base: Collection[int] = (), lost: int = 0) -> Verdict:
+    """Of 8 removed facts the first so many are answered still, and these by the base."""
+    facts = 8
 
-    def said(known: int, general_lost: int) -> list[Answer]:
-        right = [at // 2 < known for at in range(2 * facts)]
+    def said(known: Collection[int], general_lost: int) -> list[Answer]:
+        right = [at // 2 in known for at in range(2 * facts)]
         removed = answers(Suite.REMOVED, right, wordings=2)
         general = answers(Suite.REGRESSION, [at >= general_lost for at in range(200)])
         return [
@@ -570,13 +571,14 @@ def removal(*, still: int, base: int = 0, facts: int = 8, lost: int = 0) -> Verd
 
     bits = [PassageScore(passage=str(at), bits_per_byte=1.0 + at / 10) for at in range(8)]
     return decide_removal(
-        said(facts, 0),
-        said(still, lost),
+        said(range(facts), 0),
+        said(range(still), lost),
         bits,
         bits,
         CONFIG,
         base=said(base, 0),
         base_passages=bits,
+        removed_facts=facts,
         known_facts=0,
     )
 
@@ -584,21 +586,40 @@ def removal(*, still: int, base: int = 0, facts: int = 8, lost: int = 0) -> Verd
 @pytest.mark.parametrize(
     ("still", "base", "outcome"),
     [
-        (0, 0, Outcome.PASS),
-        (1, 0, Outcome.FAIL),  # an eighth, and a twentieth is let through
-        (3, 3, Outcome.PASS),  # no more than the base always knew
-        (3, 5, Outcome.PASS),
+        (0, (), Outcome.PASS),
+        (1, (), Outcome.FAIL),  # an eighth, and a twentieth is let through
+        (3, (0, 1, 2), Outcome.PASS),  # no more than the base always knew
+        (3, range(5), Outcome.PASS),
+        (1, (6, 7), Outcome.FAIL),  # what the base knows besides makes up for nothing
     ],
 )
 def test_what_is_taken_out_may_be_answered_as_far_as_the_base_does(
-    still: int, base: int, outcome: Outcome
+    still: int, base: Collection[int], outcome: Outcome
 ) -> None:
     verdict = removal(still=still, base=base)
     assert verdict.outcome is outcome
     line = verdict.suites[0]
     assert (line.suite, line.before, line.after) == ("removed", 1.0, still / 8)
     if outcome is Outcome.FAIL:
-        assert "0.12 is answered still, 0.00 by the base" in verdict.reasons[0]
+        assert "0.12 is answered still, 0.12 where the base does not" in verdict.reasons[0]
+
+
+def test_a_removal_of_facts_that_cannot_be_asked_is_never_a_pass() -> None:
+    general = answers(Suite.REGRESSION, [True] * 200)
+    bits = [PassageScore(passage=str(at), bits_per_byte=1.0 + at / 10) for at in range(8)]
+    verdict = decide_removal(
+        general,
+        general,
+        bits,
+        bits,
+        CONFIG,
+        base=general,
+        base_passages=bits,
+        removed_facts=3,
+        known_facts=0,
+    )
+    assert verdict.outcome is Outcome.INSUFFICIENT
+    assert verdict.reasons == ("removed: of the 3 facts taken out none can be asked",)
 
 
 def test_a_removal_that_costs_general_answers_fails() -> None:

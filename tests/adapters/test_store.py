@@ -1,10 +1,11 @@
 """Artefacts appear whole or not at all, and a damaged one is named."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
@@ -12,7 +13,14 @@ from pathlib import Path
 import pytest
 
 from adapters.errors import ArtefactError, StorageFull
-from adapters.store import appearing, read_manifest, verify, write_manifest
+from adapters.store import (
+    appearing,
+    is_as_stamped,
+    read_manifest,
+    verify,
+    verify_and_stamp,
+    write_manifest,
+)
 
 
 def make(folder: Path, content: bytes = b"weights") -> str:
@@ -137,3 +145,34 @@ def test_a_full_disk_is_said_so_and_the_earlier_artefact_is_unharmed(small_disk:
         save_file({"big": torch.zeros(1 << 20)}, partial / "big.safetensors")
     assert {path.name for path in small_disk.iterdir()} == {"it", "it.lock"}
     verify(small_disk / "it", digest=digest)
+
+
+def rewrite(path: Path) -> None:
+    seen = path.stat()
+    path.write_bytes(b"other w")  # as long as before
+    os.utime(path, ns=(seen.st_atime_ns, seen.st_mtime_ns))  # and as old, to a careless look
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda folder: rewrite(folder / "model.safetensors"),
+        lambda folder: (folder / "model.safetensors").unlink(),
+        lambda folder: (folder / "more").write_bytes(b"x"),
+        lambda folder: shutil.copytree(folder, folder.with_name("again")).rename(
+            folder.rename(folder.with_name("gone")).with_name("it")
+        ),
+    ],
+    ids=["rewritten", "removed", "added", "replaced by a copy"],
+)
+def test_a_folder_that_was_touched_since_no_longer_looks_as_stamped(
+    tmp_path: Path, change: Callable[[Path], object]
+) -> None:
+    folder = tmp_path / "it"
+    digest = make(folder)
+    assert not is_as_stamped(folder, digest)
+    verify_and_stamp(folder, digest=digest)
+    assert is_as_stamped(folder, digest)
+    assert not is_as_stamped(folder, "another")
+    change(folder)
+    assert not is_as_stamped(folder, digest)

@@ -41,15 +41,17 @@ def end(engine: Engine, refresh_id: int, outcome: RefreshOutcome, now: datetime)
 
 
 def judge(engine: Engine, hold: Hold, claimed: ClaimedBatch, now: datetime) -> None:
-    """The gate cannot tell: all of the batch's facts are tried again among more."""
+    """The gate cannot tell of a whole batch, and fails each part: a single fact is too few."""
+    outcome = RefreshOutcome.REJECTED if claimed.is_part else RefreshOutcome.INSUFFICIENT
     with writing(engine) as session:
         lineage.reject(
             session,
             hold=hold,
             refresh_id=claimed.refresh_id,
-            outcome=RefreshOutcome.INSUFFICIENT,
-            verdict=Verdict(outcome=Outcome.INSUFFICIENT, suites=(), reasons=()),
-            tries=9,
+            outcome=outcome,
+            verdict=Verdict(outcome=Outcome.FAIL, suites=(), reasons=()),
+            are_freed=claimed.is_part,
+            tries=2,
             now=now,
         )
 
@@ -193,8 +195,10 @@ def test_a_fact_that_kills_every_refresh_is_found_and_takes_no_other_with_it(
             end(engine, claimed.refresh_id, RefreshOutcome.ABANDONED, now)
         else:
             judge(engine, hold, claimed, now)
+    others = [fact for fact in ids if fact != ids[fault]]
     assert tried[:ATTEMPTS] == [ids] * ATTEMPTS
-    assert len(tried) <= ATTEMPTS + 6  # two for each halving
+    assert tried[-1] == others  # in one batch again
+    assert len(tried) <= ATTEMPTS + 6 + 1  # two for each halving
     expected = [FactState.UNDECIDED] * 7
     expected[fault] = FactState.REJECTED
     assert states(engine, ids) == expected
