@@ -321,6 +321,7 @@ def test_no_route_is_open_but_the_two_that_say_how_we_are(
         ("/v1/held?release=1&at=2026-05-03", 422, "Give a release or a time, not both."),
         ("/v1/held?at=2020-01-01T00:00:00", 404, "There was no head yet at 2020-01-01T00:00:00"),
         ("/v1/held?at=yesterday", 422, "Cannot be used: query.at."),
+        ("/v1/held?at=0001-01-01T00:00:00%2B23:00", 404, "There was no head at 0001-01-01"),
         ("/v1/held?release=7", 404, "There is no release 7."),
         ("/v1/facts/7/holders", 404, "There is no fact 7."),
         ("/v1/releases/1/changes", 422, "Cannot be used: query.since."),

@@ -177,7 +177,7 @@ def test_a_question_is_pinned_listed_and_removed(run: Callable[..., Done]) -> No
         (
             ["rollback", "--to", "1", "--force"],
             2,
-            "--with-later, --dry-run and --force are for taking an adapter out.",
+            "--force: only for taking an adapter out.",
         ),
         (["rollback", "1", "--dry-run", "--force"], 2, "--dry-run and --force do not go together."),
         (["ask", "Who?", "  "], 2, ""),
