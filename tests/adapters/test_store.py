@@ -6,8 +6,6 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor
-from multiprocessing import get_context
 from pathlib import Path
 
 import pytest
@@ -36,18 +34,25 @@ def test_an_artefact_that_fails_half_way_leaves_nothing_behind(tmp_path: Path) -
     assert [path.name for path in tmp_path.iterdir()] == ["it.lock"]
 
 
-def write_often(folder: Path, content: bytes) -> None:
-    for _ in range(50):
-        make(folder, content)
+WRITES_OFTEN = """
+import sys
+from pathlib import Path
+from adapters.store import appearing, write_manifest
+for _ in range(50):
+    with appearing(Path(sys.argv[1])) as partial:
+        (partial / "model.safetensors").write_bytes(sys.argv[2].encode() * 1000)
+        write_manifest(partial, kind="test", about={})
+"""
 
 
 def test_several_processes_may_write_the_same_artefact(tmp_path: Path) -> None:
-    contents = [b"one" * 1000, b"two" * 1000, b"three" * 1000]
-    digests = {make(tmp_path / "alone", content) for content in contents}
-    with ProcessPoolExecutor(3, get_context("spawn")) as pool:
-        writers = [pool.submit(write_often, tmp_path / "it", content) for content in contents]
-        for writer in writers:
-            writer.result()
+    contents = ["one", "two", "three"]
+    digests = {make(tmp_path / "alone", content.encode() * 1000) for content in contents}
+    writers = [
+        subprocess.Popen([sys.executable, "-c", WRITES_OFTEN, str(tmp_path / "it"), content])
+        for content in contents
+    ]
+    assert [writer.wait(timeout=60) for writer in writers] == [0, 0, 0]
     assert read_manifest(tmp_path / "it")["digest"] in digests
     assert not (tmp_path / "it.partial").exists()
 
