@@ -13,6 +13,7 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors import safe_open
 from torch import Tensor
 
+from adapters.attention import use_fp32_attention
 from adapters.backbones import DTYPES, Backbone
 from adapters.config import TrainingConfig
 from adapters.masking import random_for
@@ -34,11 +35,10 @@ def set_precision(backbone: Backbone, config: TrainingConfig) -> str:
     frequencies = {name: kept.clone() for name, kept in rotary.named_buffers()}
     backbone.model.to(DTYPES[precision])
     backbone.model.lm_head = exact
-    for (
-        name,
-        kept,
-    ) in frequencies.items():  # rounded, they would turn positions otherwise than later
+    for name, kept in frequencies.items():  # rounded, they would turn positions otherwise
         setattr(rotary, name, kept)
+    if precision == "bfloat16" and backbone.model.device.type == "cpu":
+        use_fp32_attention(backbone.model)
     return precision
 
 

@@ -98,8 +98,11 @@ def relative_shift(layers: Sequence[ShiftedLayer]) -> Tensor:
     """The mean over the layers of E |dW x|^2 / E |W x|^2; differentiable in A and B."""
     shifts = []
     for layer in layers:
-        # tr(B A C A^T B^T), by way of two (rank, rank) products
-        inner_RR = layer.down_RI @ layer.moment_II @ layer.down_RI.T
+        # tr(B A C A^T B^T), by way of two (rank, rank) products. C is symmetric, so the gradient
+        # of A C A^T needs no product with C, the widest by far, but the one that the value needs.
+        seen_RI = layer.down_RI.detach() @ layer.moment_II
+        half_RR = seen_RI @ layer.down_RI.T
+        inner_RR = 2 * half_RR - half_RR.detach()
         outer_RR = layer.up_OR.T @ layer.up_OR
         shifts.append(layer.scale**2 * (inner_RR * outer_RR).sum() / layer.own)
     return torch.stack(shifts).mean()

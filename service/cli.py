@@ -148,11 +148,26 @@ def _plain(value: Any) -> Any:
 
 
 @app.command()
-def init(as_json: Json = False) -> None:
-    """Create the database, convert the base model, make the first release. Safe to repeat."""
-    from service.initialise import initialise
+def init(
+    measure: Annotated[
+        bool, typer.Option(help="Ask the base what every refresh needs of it; or the first does.")
+    ] = True,
+    as_json: Json = False,
+) -> None:
+    """Create the database, convert the base model and ask it, make the first release.
+
+    Safe to repeat.
+    """
+    from service.initialise import initialise, measure_base
+    from service.progress import Progress as Step
 
     done = initialise(context.settings)
+    if measure:
+        with _bar() as report:
+            measure_base(
+                context.settings,
+                report=lambda step, steps: report(Step(phase="asking", step=step, steps=steps)),
+            )
     made = "converted" if done.was_converted else "there already, verified"
     _show(
         done,

@@ -90,7 +90,7 @@ def run_demo(
     questions = [probe.question for probe in probes]
     lorewright = _Commands(config, state, port=_free_port(), at_least=count)
 
-    say(f"Preparing {settings.base.name} and the database in {state}")
+    say(f"Preparing the database in {state}, and {settings.base.name}: what does it say now?")
     lorewright.run("init")
     key = lorewright.run("keys", "create", "demo", *_scopes("ingest", "read"))["key"]
     say(f"Asking {len(questions)} questions about {count} facts invented from seed {seed}:")

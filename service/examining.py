@@ -52,7 +52,14 @@ class Examiner:
 
     def examine_base(self, suite: RegressionSuite, *, report: Report) -> Examination:
         """The same of the base, without any probes. It is loaded only where it must be."""
-        examined = examine_general(
+        examined = self.ask_base(suite, report=report)
+        if not self.settings.suites.tasks:  # nothing is kept of these
+            return examined
+        return replace(examined, tasks=answer_tasks(self.load_base(), self.settings.suites))
+
+    def ask_base(self, suite: RegressionSuite, *, report: Report) -> Examination:
+        """The base's general answers and passages, without the tasks."""
+        return examine_general(
             self.load_base,
             self.settings.base,
             suite,
@@ -61,9 +68,6 @@ class Examiner:
             cache=Places(self.settings.state_dir).answers,
             report=report,
         )
-        if not self.settings.suites.tasks:  # nothing is kept of these
-            return examined
-        return replace(examined, tasks=answer_tasks(self.load_base(), self.settings.suites))
 
 
 def askable_facts(probes: Sequence[Probe], *, drawn: int, known: int) -> int:

@@ -1,14 +1,17 @@
-"""Make the state directory ready: database, pepper, base model, first release."""
+"""Make the state directory ready: database, pepper, first release, base model and what it says."""
 
 import os
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
+from adapters.anchor import anchors_of
 from adapters.backbones import convert_base, verify_base
 from adapters.store import MANIFEST, read_manifest
+from adapters.suites import read_prompts, read_suite
 from service import auth, lineage
 from service.db import make_engine, upgrade, writing
 from service.errors import Conflict
+from service.examining import Examiner, Report
 from service.places import Places
 from service.settings import Settings
 
@@ -59,3 +62,23 @@ def initialise(settings: Settings) -> Initialised:
         head_release=release,
         was_converted=was_converted,
     )
+
+
+def measure_base(settings: Settings, *, report: Report) -> None:
+    """Make what every refresh needs of the base alone: its anchors, and its general answers.
+
+    What is there already stays; what is not made here, the first refresh makes. Raises
+    ModelSourceError when the base is damaged, SuiteError for a suite that cannot be read.
+    """
+    suite = read_suite(settings.suites.regression)
+    places = Places(settings.state_dir)
+    digest = str(read_manifest(places.base)["digest"])
+    anchors_of(
+        places.base,
+        settings.base,
+        settings.training,
+        read_prompts(settings.suites.general_prompts),
+        digest=digest,
+        kept=places.anchors,
+    )
+    Examiner(settings=settings, base_digest=digest).ask_base(suite, report=report)

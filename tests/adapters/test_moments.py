@@ -38,6 +38,26 @@ def test_the_predicted_shift_is_the_measured_one(tiny: Backbone) -> None:
     assert predicted.item() == pytest.approx(torch.stack(shifts).mean().item(), rel=1e-4)
 
 
+def test_the_gradient_of_the_shift_is_that_of_its_formula(tiny: Backbone) -> None:
+    with torch.no_grad(), measured_moments(tiny.model, CONFIG.target_modules) as moments:
+        tiny.model(input_ids=IDS)
+    model = attach(tiny, CONFIG)
+    torch.manual_seed(0)
+    for name, parameter in model.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(parameter, std=0.1)
+    layers = shifted_layers(model, moments)
+    learned = [part for layer in layers for part in (layer.down_RI, layer.up_OR)]
+    direct = []
+    for layer in layers:
+        delta_OI = layer.scale * layer.up_OR @ layer.down_RI
+        direct.append((delta_OI @ layer.moment_II @ delta_OI.T).trace() / layer.own)
+    wanted = torch.autograd.grad(torch.stack(direct).mean(), learned)
+    found = torch.autograd.grad(relative_shift(layers), learned)
+    for one, other in zip(found, wanted, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-8)
+
+
 def test_a_fresh_adapter_shifts_nothing(tiny: Backbone) -> None:
     with torch.no_grad(), measured_moments(tiny.model, CONFIG.target_modules) as moments:
         tiny.model(input_ids=IDS)

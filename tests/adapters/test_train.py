@@ -271,6 +271,21 @@ def test_the_base_is_of_the_precision_asked_for_and_the_adapter_always_fp32(
     assert set(frozen) == {getattr(torch, precision)}
 
 
+def test_attending_in_fp32_sees_what_the_layers_see_in_bfloat16(tiny: Backbone) -> None:
+    """The same model but for rounding, and the same masks: padding and the future stay unseen."""
+    config = CONFIG.model_copy(update={"precision": "bfloat16"})
+    set_precision(tiny, config)
+    assert tiny.model.config._attn_implementation == "sdpa_fp32"
+    ids = torch.tensor([[5, 50, 60, 70, 80], [5, 90, 91, 0, 0]])
+    seen = torch.tensor([[1, 1, 1, 1, 1], [1, 1, 1, 0, 0]])
+    with torch.no_grad():
+        ours = tiny.model(input_ids=ids, attention_mask=seen).logits[seen.bool()]
+        tiny.model.set_attn_implementation("eager")
+        plain = tiny.model(input_ids=ids, attention_mask=seen).logits[seen.bool()]
+    torch.testing.assert_close(ours, plain, rtol=0.05, atol=0.05)
+    assert not torch.equal(ours, torch.zeros_like(ours))
+
+
 def test_a_lora_taken_off_leaves_the_model_as_it_was(tiny: Backbone) -> None:
     before = {name: p.clone() for name, p in tiny.model.named_parameters()}
     config = CONFIG.model_copy(update={"rate": 1e-2})

@@ -27,7 +27,7 @@ from service import facts, lineage, pins, views
 from service.db import reading, writing
 from service.errors import Stopped
 from service.facts import FactState
-from service.initialise import initialise
+from service.initialise import initialise, measure_base
 from service.models import (
     FactRow,
     HeadAction,
@@ -338,6 +338,29 @@ def test_initialising_twice_changes_nothing(make_world: Callable[..., Any]) -> N
     before = world.head()
     assert not initialise(settings).was_converted
     assert world.head() == before
+
+
+def test_a_refresh_of_a_measured_base_finds_what_it_needs_of_it(
+    make_world: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings, _ = world = make_world(training={"decoy_share": 0.0}, gate={"control": False})
+    done: list[int] = []
+    measure_base(settings, report=lambda step, steps: done.append(step))
+    assert max(done) == 20  # the short suite's questions
+    kept = {
+        path: path.stat().st_mtime_ns
+        for place in ("anchors", "answers")
+        for path in sorted((settings.state_dir / place).iterdir())
+        if not path.name.endswith(".verified")
+    }
+    assert kept
+    monkeypatch.setattr("adapters.anchor.load_backbone", None)
+    monkeypatch.setattr("service.examining.load_backbone", None)
+    measure_base(settings, report=lambda step, steps: done.clear())  # nothing is done twice
+    assert done
+    world.push("Orlan Vess is the mayor of Tolmar.")
+    assert world.refresh().outcome is RefreshOutcome.PROMOTED
+    assert {path: path.stat().st_mtime_ns for path in kept} == kept
 
 
 def test_the_memberships_of_a_refresh_are_decided_once(make_world: Callable[..., Any]) -> None:
