@@ -7,6 +7,7 @@ where the loaded model, and with it an adapter, calls them otherwise.
 """
 
 import json
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,9 +23,11 @@ from adapters.config import BaseConfig
 from adapters.errors import ArtefactError, ComposeError
 from adapters.lora import CONFIG, WEIGHTS
 from adapters.store import MANIFEST, appearing, copy_plain, write_manifest
+from adapters.stream import write_tensors
 from adapters.types import Family
 
 PEFT_PREFIX = "base_model.model."
+BLOCK_WEIGHTS = 1 << 19  #: added up at a time: 2 MB in fp32
 #: PEFT options that change what an adapter computes, and the only value that compose knows.
 PLAIN_LORA = {
     "peft_type": "LORA",
@@ -46,28 +49,24 @@ class Update:
     scale: float  #: alpha / rank
     factors: dict[str, tuple[Tensor, Tensor]]  #: the model's tensor -> (A (r, in), B (out, r))
 
-    def delta(self, name: str) -> Tensor:
-        """The (out, in) update of one tensor in fp32."""
-        down, up = self.factors[name]
-        return self.scale * (up.float() @ down.float())
-
 
 def write_snapshot(
     base: Path, adapters: Sequence[Path], folder: Path, config: BaseConfig, *, about: dict[str, Any]
 ) -> str:
     """Compose base and adapters into a self-contained model folder; return its digest.
 
-    Peak memory is about one shard of the base. Raises ComposeError when an adapter does not fit,
-    changes nothing or is not finite; StorageFull when the disk fills up.
+    Peak memory is that of the adapters and a few rows. Raises ComposeError when an adapter does not
+    fit, changes nothing or is not finite; StorageFull when the disk fills up.
     """
     updates = [read_update(adapter) for adapter in adapters]
     unused = {(update.folder, name) for update in updates for name in update.factors}
     names = stored_names(base, config.family)
+    digests: dict[str, str] = {}
     with appearing(folder) as partial:
         for shard in sorted(base.glob("*.safetensors")):
-            composed = dict(_composed(shard, updates, DTYPES[config.dtype], names))
-            save_file(composed, partial / shard.name, metadata={"format": "pt"})
-            changed = {names.get(stored, stored) for stored in composed}
+            changed, digests[shard.name] = _write_shard(
+                shard, partial / shard.name, updates, DTYPES[config.dtype], names
+            )
             unused -= {(update.folder, name) for update in updates for name in changed}
         if unused:
             adapter, name = min(unused)
@@ -77,7 +76,7 @@ def write_snapshot(
                 copy_plain(path, partial / path.name)
         if config.family is Family.AUTOREGRESSIVE:  # LLaDA's configuration has no such field
             _say_dtype(partial / "config.json", config.dtype)
-        return write_manifest(partial, kind="snapshot", about=about)
+        return write_manifest(partial, kind="snapshot", about=about, digests=digests)
 
 
 def write_concatenated(adapters: Sequence[Path], folder: Path, *, base: str) -> None:
@@ -117,25 +116,48 @@ def write_concatenated(adapters: Sequence[Path], folder: Path, *, base: str) -> 
     (folder / CONFIG).write_text(text, encoding="utf-8")
 
 
-def _composed(
-    shard: Path, updates: Sequence[Update], dtype: torch.dtype, names: Mapping[str, str]
-) -> Iterator[tuple[str, Tensor]]:
+def _write_shard(
+    shard: Path,
+    target: Path,
+    updates: Sequence[Update],
+    dtype: torch.dtype,
+    names: Mapping[str, str],
+) -> tuple[set[str], str]:
+    """Compose one file; the loaded model's tensors that it holds, and the new file's sha256."""
     with safe_open(shard, framework="pt") as tensors:
-        for stored in tensors.keys():
-            weight, name = tensors.get_tensor(stored), names.get(stored, stored)
-            changes = [update for update in updates if name in update.factors]
-            total = weight.float() if changes else weight
-            for update in changes:
-                delta = update.delta(name)
-                if delta.shape != total.shape:
-                    raise ComposeError(
-                        f"The adapter {update.folder} changes {name} by {tuple(delta.shape)}; "
-                        f"the base's is {tuple(total.shape)}."
-                    )
-                total = total + delta
-            if not bool(torch.isfinite(total).all()):
-                raise ComposeError(f"Composed, {name} is no longer finite.")
-            yield stored, total.to(dtype).contiguous()
+        stored = list(tensors.keys())
+        shapes = {name: tensors.get_slice(name).get_shape() for name in stored}
+        parts = (
+            part
+            for name in stored
+            for part in _composed(tensors.get_tensor(name), names.get(name, name), updates, dtype)
+        )
+        digest = write_tensors(target, shapes, dtype, parts)
+    return {names.get(name, name) for name in stored}, digest
+
+
+def _composed(
+    weight: Tensor, name: str, updates: Sequence[Update], dtype: torch.dtype
+) -> Iterator[Tensor]:
+    """One tensor with its updates, some rows at a time: what is added up stays in the cache."""
+    changes = [(*update.factors[name], update) for update in updates if name in update.factors]
+    for down, up, update in changes:
+        if (up.shape[0], down.shape[1]) != weight.shape:
+            raise ComposeError(
+                f"The adapter {update.folder} changes {name} by {(up.shape[0], down.shape[1])}; "
+                f"the base's is {tuple(weight.shape)}."
+            )
+    rows = weight if weight.dim() > 1 else weight[None]
+    at_once = max(1, BLOCK_WEIGHTS // (rows[0].numel() or 1))
+    for start in range(0, len(rows), at_once):
+        block = slice(start, start + at_once)
+        total = rows[block].to(torch.float32, copy=True) if changes else rows[block]
+        for down, up, update in changes:
+            total.addmm_(up[block].float(), down.float(), alpha=update.scale)
+        cast = total.to(dtype)
+        if not math.isfinite(cast.sum(dtype=torch.float32)) and not torch.isfinite(cast).all():
+            raise ComposeError(f"Composed, {name} is no longer finite.")
+        yield cast
 
 
 def read_update(folder: Path) -> Update:

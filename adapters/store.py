@@ -11,10 +11,11 @@ import json
 import logging
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from filelock import FileLock
@@ -25,6 +26,7 @@ log = logging.getLogger(__name__)
 
 MANIFEST = "manifest.json"
 CHUNK_BYTES = 1 << 20
+NOTHING: Mapping[str, str] = MappingProxyType({})
 
 
 def canonical_digest(value: Any) -> str:
@@ -41,8 +43,8 @@ def file_digest(path: Path) -> str:
     return digest.hexdigest()
 
 
-def file_digests(folder: Path) -> dict[str, str]:
-    """sha256 by relative name of every file in the folder but the manifest.
+def file_digests(folder: Path, known: Mapping[str, str] = NOTHING) -> dict[str, str]:
+    """sha256 by relative name of every file in the folder but the manifest; the known unread.
 
     Raises ArtefactError for anything that is not a plain file, so a link cannot lead outside.
     """
@@ -51,7 +53,8 @@ def file_digests(folder: Path) -> dict[str, str]:
         if path.is_symlink() or not (path.is_file() or path.is_dir()):
             raise ArtefactError(f"{path} is not a plain file; an artefact holds nothing else.")
         if path.is_file() and path.name != MANIFEST:
-            digests[path.relative_to(folder).as_posix()] = file_digest(path)
+            name = path.relative_to(folder).as_posix()
+            digests[name] = known.get(name) or file_digest(path)
     return digests
 
 
@@ -115,9 +118,14 @@ def sync(path: Path) -> None:
         os.close(descriptor)
 
 
-def write_manifest(folder: Path, *, kind: str, about: dict[str, Any]) -> str:
-    """Write the manifest beside the files it lists, and return the folder's digest."""
-    files = file_digests(folder)
+def write_manifest(
+    folder: Path, *, kind: str, about: dict[str, Any], digests: Mapping[str, str] | None = None
+) -> str:
+    """Write the manifest beside the files it lists, and return the folder's digest.
+
+    Files whose `digests` by name are known from writing them are not read.
+    """
+    files = file_digests(folder, digests or {})
     digest = canonical_digest(files)
     manifest = {
         "kind": kind,

@@ -15,7 +15,7 @@ from adapters.compose import read_update, write_concatenated, write_snapshot
 from adapters.config import BaseConfig, TrainingConfig
 from adapters.errors import ArtefactError, ComposeError
 from adapters.lora import CONFIG, WEIGHTS, attach, save_adapter, update_norm
-from adapters.store import read_manifest
+from adapters.store import read_manifest, verify
 
 TRAINING = TrainingConfig(rank=4, alpha=8)
 
@@ -102,6 +102,54 @@ def test_a_rebuilt_snapshot_is_bit_identical(
     first = compose(tiny_base, tiny_config, tmp_path / "a", adapter, second)
     assert compose(tiny_base, tiny_config, tmp_path / "b", adapter, second) == first
     assert compose(tiny_base, tiny_config, tmp_path / "c", adapter) != first
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_rows_threads_and_the_recipe_written_out_give_the_same(
+    tiny_base: Path,
+    tiny_config: BaseConfig,
+    adapter: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    dtype: str,
+) -> None:
+    config = tiny_config.model_copy(update={"dtype": dtype})
+    second = make_adapter(tiny_base, tiny_config, tmp_path / "second", seed=2)
+    digest = compose(tiny_base, config, tmp_path / "a", adapter, second)
+    verify(tmp_path / "a", digest=digest)  # it was taken while the files were written
+    threads = torch.get_num_threads()
+    torch.set_num_threads(threads + 1)
+    try:
+        assert compose(tiny_base, config, tmp_path / "b", adapter, second) == digest
+    finally:
+        torch.set_num_threads(threads)
+    found = load_file(tmp_path / "a" / "model.safetensors")
+    for name, weight in load_file(tiny_base / "model.safetensors").items():
+        wanted = weight.float()
+        for folder in (adapter, second):
+            factors, key = load_file(folder / WEIGHTS), f"base_model.model.{name}"
+            down = factors.get(key.replace(".weight", ".lora_A.weight"))
+            if down is not None:
+                up = factors[key.replace(".weight", ".lora_B.weight")]
+                wanted = wanted + 2.0 * (up @ down)
+        assert found[name].dtype is getattr(torch, dtype)
+        close = {"float32": (1e-5, 1e-6), "bfloat16": (1e-2, 1e-3)}[dtype]
+        torch.testing.assert_close(found[name].float(), wanted, rtol=close[0], atol=close[1])
+    monkeypatch.setattr("adapters.compose.BLOCK_WEIGHTS", 100)
+    compose(tiny_base, config, tmp_path / "c", adapter, second)
+    few = load_file(tmp_path / "c" / "model.safetensors")
+    for name, tensor in found.items():
+        torch.testing.assert_close(few[name], tensor, rtol=close[0], atol=close[1])
+
+
+def test_a_sum_that_is_no_longer_finite_is_refused(
+    tiny_base: Path, tiny_config: BaseConfig, adapter: Path, tmp_path: Path
+) -> None:
+    """Both factors are finite, and their product is not."""
+    change_tensors(adapter, lambda ts: {n: t * 1e22 for n, t in ts.items()})
+    with pytest.raises(ComposeError, match="no longer finite"):
+        compose(tiny_base, tiny_config, tmp_path / "snapshot", adapter)
+    assert not (tmp_path / "snapshot").exists()
 
 
 def test_nothing_added_is_the_base(

@@ -1,0 +1,65 @@
+"""A safetensors file written while its tensors are computed, and its digest with it.
+
+The library's own writer wants all of a file's tensors at once and copies each; here a few rows are
+in memory at a time, and while some are written and digested the next are computed. The format: the
+header's length in 8 bytes, the header as JSON, the tensors' bytes one after another
+(https://huggingface.co/docs/safetensors).
+"""
+
+import hashlib
+import json
+import math
+from collections import deque
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+NAMES = {torch.float32: "F32", torch.bfloat16: "BF16"}
+ALIGNED_TO = 8  #: bytes; the header is padded with spaces
+WAITING = 4  #: parts computed, and not yet written
+
+
+def write_tensors(
+    path: Path, shapes: Mapping[str, Sequence[int]], dtype: torch.dtype, parts: Iterable[Tensor]
+) -> str:
+    """Write tensors of one dtype and return the file's sha256.
+
+    `parts` are the tensors' elements in the order of `shapes`, cut anywhere. Raises ValueError when
+    they are more or fewer than the shapes say, and OSError when they cannot be written.
+    """
+    begins = 0
+    header: dict[str, object] = {"__metadata__": {"format": "pt"}}
+    for name, shape in shapes.items():
+        ends = begins + math.prod(shape) * dtype.itemsize
+        offsets = [begins, ends]
+        header[name] = {"dtype": NAMES[dtype], "shape": list(shape), "data_offsets": offsets}
+        begins = ends
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % ALIGNED_TO)
+    digest = hashlib.sha256()
+    written = 0
+    with path.open("wb", buffering=0) as file, ThreadPoolExecutor(max_workers=1) as writer:
+
+        def write(data: bytes | memoryview) -> None:
+            rest = memoryview(data)
+            digest.update(rest)
+            while rest:  # a raw file may take less than it is given
+                rest = rest[file.write(rest) :]
+
+        waiting: deque[Future[None]] = deque(
+            [writer.submit(write, len(text).to_bytes(8, "little") + text)]
+        )
+        for part in parts:
+            flat = part.detach().contiguous().flatten().to(dtype).view(torch.uint8)
+            written += len(flat)
+            waiting.append(writer.submit(write, flat.numpy().data))
+            if len(waiting) > WAITING:
+                waiting.popleft().result()
+        for future in waiting:
+            future.result()
+    if written != begins:
+        raise ValueError(f"{path}: {written} bytes of tensors came, {begins} were announced.")
+    return digest.hexdigest()
