@@ -18,7 +18,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from filelock import FileLock
+from filelock import FileLock, Timeout
 
 from adapters.errors import ArtefactError, StorageFull
 
@@ -67,6 +67,21 @@ def one_writer(folder: Path) -> Iterator[None]:
     folder.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(_lock_of(folder), is_singleton=True):
         yield
+
+
+@contextmanager
+def writer_if_free(folder: Path) -> Iterator[bool]:
+    """The same without waiting: whether nobody else writes this folder, or needs it as it is."""
+    lock = FileLock(_lock_of(folder), is_singleton=True)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        yield False
+        return
+    try:
+        yield True
+    finally:
+        lock.release()
 
 
 @contextmanager
@@ -203,9 +218,14 @@ def _stamp(folder: Path, digest: str, looks: dict[str, list[int]]) -> None:
 
 def discard(folder: Path) -> None:
     """Remove a folder that nobody else writes, and what stands beside it for it."""
-    shutil.rmtree(folder, ignore_errors=True)
-    _stamp_of(folder).unlink(missing_ok=True)
+    clear(folder)
     _lock_of(folder).unlink(missing_ok=True)
+
+
+def clear(folder: Path) -> None:
+    """Remove a folder and its stamp; its lock stays, as others may wait for it."""
+    _stamp_of(folder).unlink(missing_ok=True)
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 def is_as_stamped(folder: Path, digest: str) -> bool:

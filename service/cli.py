@@ -46,6 +46,7 @@ groups = {
         "facts": "What was pushed, and what became of it.",
         "refreshes": "Trainings and their verdicts.",
         "adapters": "The LoRA weights of each batch.",
+        "deliveries": "Head moves, and what became of telling the webhook's receiver.",
         "releases": "The base, what passed the gate, what rollbacks made; one is the head.",
         "pins": "Questions that no later release may lose.",
         "keys": "API keys.",
@@ -610,6 +611,12 @@ _list_and_show(
 
 
 _list_and_show(
+    "deliveries",
+    columns=("id", "action", "release_id", "moved_at", "attempts", "delivered_at", "error"),
+    many=views.list_deliveries,
+    one=views.show_delivery,
+)
+_list_and_show(
     "pins",
     columns=("id", "question", "answers", "reason", "pinned_by", "removed_at"),
     many=views.list_pins,
@@ -687,6 +694,81 @@ def releases_diff(
             yield table_of(changes.flips, columns, title="answers that changed sides")
 
     _show(changes, as_json, lambda: list(render()))
+
+
+@groups["releases"].command("pin")
+def releases_pin(release: Id, reason: Reason, as_json: Json = False) -> None:
+    """Keep the composed model of a release on the disk, however old it gets."""
+    from service.collect import pin_release
+
+    if not reason.strip():
+        raise typer.BadParameter("A reason must hold at least one word.")
+    by = getpass.getuser()
+    with writing(context.engine()) as session:
+        pin_release(session, release, by=by, reason=reason, now=datetime.now(UTC))
+        view = views.show_release(session, release)
+    _show(view, as_json, lambda: [f"Release {release} is pinned."])
+
+
+@groups["releases"].command("unpin")
+def releases_unpin(release: Id) -> None:
+    """Let the composed model of a release go when its time comes."""
+    from service.collect import unpin_release
+
+    with writing(context.engine()) as session:
+        unpin_release(session, release)
+    out.print(f"Release {release} is no longer pinned.")
+
+
+@groups["deliveries"].command("secret")
+def deliveries_secret(as_json: Json = False) -> None:
+    """The secret that a receiver checks signatures with; made when it is first asked for."""
+    from service.webhooks import webhook_secret
+
+    secret = webhook_secret(context.settings)
+    _show({"secret": secret}, as_json, lambda: [secret])
+
+
+@groups["deliveries"].command("send")
+def deliveries_send(move: Id, as_json: Json = False) -> None:
+    """Tell the webhook's receiver about a head move now, whatever became of it before."""
+    from service.webhooks import send
+
+    engine = context.engine()
+    was_taken = send(context.settings, engine, move, now=datetime.now(UTC))
+    with reading(engine) as session:
+        view = views.show_delivery(session, move)
+    said = "was delivered" if was_taken else f"was not delivered: {view.error}"
+    _show(view, as_json, lambda: [f"Head move {move} {said}."])
+    if not was_taken:
+        raise typer.Exit(1)
+
+
+@app.command("gc")
+def gc(
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Only say what would be removed.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Remove what can be composed again or was left behind; adapters always stay."""
+    from service.collect import collect_alone, find_leftovers
+
+    settings, engine, now = context.settings, context.engine(), datetime.now(UTC)
+    if dry_run:
+        found = find_leftovers(settings, engine, now=now)
+    else:
+        found = collect_alone(settings, engine, now=now)
+
+    def render() -> Iterator[Any]:
+        from service.tables import table_of
+
+        yield table_of(found.leftovers, ("path", "why", "bytes"), title="leftovers")
+        kept = ", ".join(map(str, found.kept_releases))
+        verb = "would be" if dry_run else "are"
+        yield f"{found.bytes} bytes {verb} free again; the models of releases {kept} stay."
+
+    _show(found, as_json, lambda: list(render()))
 
 
 @groups["adapters"].command("promote")

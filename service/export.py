@@ -21,7 +21,7 @@ from service.errors import Conflict
 from service.models import Adapter, Membership, Refresh, Release
 from service.places import Places
 from service.settings import Settings
-from service.snapshots import snapshot_of
+from service.snapshots import held, snapshot_of
 
 CARD, LINEAGE = "README.md", "lorewright.json"
 
@@ -88,7 +88,8 @@ def export_release(
         if form is Form.LORA:
             _write_lora(settings, recipe.adapter_digests, written, export)
         else:
-            _write_model(snapshot_of(settings, engine, wanted), written, export)
+            with held(settings, recipe):
+                _write_model(snapshot_of(settings, engine, wanted), written, export)
         written.rename(to)  # fails where somebody put something there meanwhile
     return export
 

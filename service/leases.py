@@ -4,6 +4,8 @@ Every new owner gets a higher token, and every write that matters is guarded by 
 was stopped past its lease, and wakes up after a successor began, can write nothing more.
 """
 
+import os
+import socket
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
@@ -24,6 +26,11 @@ class Hold:
     name: str
     owner: str
     token: int
+
+
+def this_process() -> str:
+    """How the holder of a lease calls itself."""
+    return f"{socket.gethostname()}:{os.getpid()}"
 
 
 def acquire(session: Session, name: str, *, owner: str, now: datetime, lease_s: float) -> Hold:

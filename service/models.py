@@ -294,6 +294,17 @@ class ReleaseAdapter(Base):
     adapter_id: Mapped[int] = mapped_column(ForeignKey("adapters.id"))
 
 
+class PinnedRelease(Base):
+    """A release whose composed model stays on the disk however old it gets."""
+
+    __tablename__ = "pinned_releases"
+
+    release_id: Mapped[int] = mapped_column(ForeignKey("releases.id"), primary_key=True)
+    reason: Mapped[str]
+    pinned_by: Mapped[str]
+    pinned_at: Mapped[datetime]
+
+
 class HeadMove(Base):
     """The head's history, append-only; the highest `seq` is the head.
 
@@ -311,6 +322,18 @@ class HeadMove(Base):
     moved_at: Mapped[datetime]
     refresh_id: Mapped[int | None] = mapped_column(ForeignKey("refreshes.id"), unique=True)
     report: Mapped[dict[str, Any] | None]  #: what the removal gate found (service.removal)
+
+
+class Delivery(Base):
+    """What became of telling the webhook's receiver of a head move; none before the first try."""
+
+    __tablename__ = "deliveries"
+
+    seq: Mapped[int] = mapped_column(ForeignKey("head_moves.seq"), primary_key=True)
+    attempts: Mapped[int]
+    error: Mapped[str | None]  #: of the last attempt
+    next_at: Mapped[datetime]  #: no attempt before
+    delivered_at: Mapped[datetime | None]
 
 
 class Lease(Base):

@@ -18,6 +18,15 @@ class Places:
         return self.state_dir / "base"
 
     @property
+    def current(self) -> Path:
+        """A link to the head's composed model (service.current)."""
+        return self.state_dir / "current"
+
+    @property
+    def webhook_secret(self) -> Path:
+        return self.state_dir / "webhook_secret"
+
+    @property
     def logs(self) -> Path:
         return self.state_dir / "logs"
 
@@ -35,17 +44,30 @@ class Places:
         """Of the training in progress; there is one refresh at a time."""
         return self.state_dir / "checkpoint"
 
+    @property
+    def adapters(self) -> Path:
+        return self.state_dir / "adapters"
+
+    @property
+    def snapshots(self) -> Path:
+        return self.state_dir / "snapshots"
+
+    @property
+    def candidates(self) -> Path:
+        """What may never be a release."""
+        return self.state_dir / "candidates"
+
     def adapter(self, digest: str) -> Path:
-        return self.state_dir / "adapters" / digest[:DIGEST_CHARACTERS]
+        return self.adapters / digest[:DIGEST_CHARACTERS]
 
     def snapshot(self, recipe_digest: str) -> Path:
-        return self.state_dir / "snapshots" / recipe_digest[:DIGEST_CHARACTERS]
+        return self.snapshots / recipe_digest[:DIGEST_CHARACTERS]
 
     def candidate(self, refresh_id: int) -> Path:
         """Where a refresh writes its adapter before the digest, and so the name, is known."""
-        return self.state_dir / "candidates" / f"refresh-{refresh_id}"
+        return self.candidates / f"refresh-{refresh_id}"
 
     def without(self, recipe_digest: str) -> Path:
         """Where a process composes a head without some adapters, to examine it."""
         name = f"without-{recipe_digest[:DIGEST_CHARACTERS]}-{os.getpid()}"
-        return self.state_dir / "candidates" / name
+        return self.candidates / name

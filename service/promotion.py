@@ -11,10 +11,11 @@ from adapters.gate import learned_facts
 from adapters.questions import SUITE_OF
 from adapters.types import Answer, Probe, ProbeOrigin, Suite
 from service import lineage
+from service.current import follow_head
 from service.db import reading, writing
 from service.models import Adapter, Membership, MembershipOutcome, ProbeAnswer
 from service.settings import Settings
-from service.snapshots import compose_recipe
+from service.snapshots import compose_recipe, held
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,23 +42,29 @@ def let_in(settings: Settings, engine: Engine, adapter_id: int, *, by: str, reas
         head, recipe = lineage.undecided_candidate(session, adapter_id)
         refresh_id = session.get_one(Adapter, adapter_id).refresh_id
         answers = _own_answers(session, refresh_id)
-    digest = compose_recipe(settings, recipe)
-    with writing(engine) as session:
-        candidate = lineage.Candidate(
-            refresh_id=refresh_id,
-            adapter_id=adapter_id,
-            head=head,
-            snapshot_digest=digest,
-            outcomes=learned_by_probes(answers),
-            reasons=wrong_by_probes(answers),
-            tries=settings.schedule.tries,
-        )
-        release_id = lineage.let_in(session, candidate, by=by, reason=reason, now=datetime.now(UTC))
-        batch_id = session.get_one(Adapter, adapter_id).batch_id
-        decided = session.scalars(
-            select(Membership).where(Membership.batch_id == batch_id).order_by(Membership.fact_id)
-        )
-        facts = {row.fact_id: str(row.outcome) for row in decided}
+    with held(settings, recipe):
+        digest = compose_recipe(settings, recipe)
+        with writing(engine) as session:
+            candidate = lineage.Candidate(
+                refresh_id=refresh_id,
+                adapter_id=adapter_id,
+                head=head,
+                snapshot_digest=digest,
+                outcomes=learned_by_probes(answers),
+                reasons=wrong_by_probes(answers),
+                tries=settings.schedule.tries,
+            )
+            release_id = lineage.let_in(
+                session, candidate, by=by, reason=reason, now=datetime.now(UTC)
+            )
+            batch_id = session.get_one(Adapter, adapter_id).batch_id
+            decided = session.scalars(
+                select(Membership)
+                .where(Membership.batch_id == batch_id)
+                .order_by(Membership.fact_id)
+            )
+            facts = {row.fact_id: str(row.outcome) for row in decided}
+        follow_head(settings, engine)
     return LetIn(
         adapter_id=adapter_id, from_release=head.release_id, to_release=release_id, facts=facts
     )

@@ -6,8 +6,6 @@ has come to, and judged like any refresh. The head moves once, at the end, to a 
 examined as a removal. Whatever fails on the way leaves the head where it was.
 """
 
-import os
-import socket
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -61,10 +59,13 @@ def rebase(
     Raises LeaseHeld while a refresh runs, HeadMoved when somebody else moved the head, and what a
     refresh raises.
     """
-    owner = f"{socket.gethostname()}:{os.getpid()}"
     with writing(engine) as session:
         hold = leases.acquire(
-            session, leases.REFRESH, owner=owner, now=_now(), lease_s=settings.schedule.lease_s
+            session,
+            leases.REFRESH,
+            owner=leases.this_process(),
+            now=_now(),
+            lease_s=settings.schedule.lease_s,
         )
         batches.recover_abandoned(session, attempts=settings.schedule.attempts, now=_now())
     last = [time.monotonic()]

@@ -6,10 +6,8 @@ and frees the batch; a crash leaves an expired lease, which the next refresh cle
 """
 
 import logging
-import os
 import platform
 import shutil
-import socket
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -57,6 +55,8 @@ from adapters.train import train
 from adapters.types import Answer, Fact, Outcome, Probe, Suite, Verdict
 from service import batches, leases, lineage, pins
 from service.batches import ClaimedBatch
+from service.collect import collect
+from service.current import follow_head
 from service.db import reading, writing
 from service.errors import Conflict, HeadMoved, LeaseLost, Stopped
 from service.examining import Examiner, askable_facts
@@ -121,10 +121,13 @@ def run_refresh(
     Raises LeaseHeld when another refresh runs, LeaseLost when a successor took over, and whatever
     made it fail, after the refresh was ended with that reason and its batch was freed.
     """
-    owner = f"{socket.gethostname()}:{os.getpid()}"
     with writing(engine) as session:
         hold = leases.acquire(
-            session, leases.REFRESH, owner=owner, now=_now(), lease_s=settings.schedule.lease_s
+            session,
+            leases.REFRESH,
+            owner=leases.this_process(),
+            now=_now(),
+            lease_s=settings.schedule.lease_s,
         )
         gone = batches.recover_abandoned(session, attempts=settings.schedule.attempts, now=_now())
     for refresh_id in gone:
@@ -148,7 +151,10 @@ def run_refresh(
             )
         if claimed is None:
             return None
-        return _Run(settings, engine, hold, head, claimed, report, stopping or Stopping()).learn()
+        end = _Run(settings, engine, hold, head, claimed, report, stopping or Stopping()).learn()
+        if settings.storage.collect_after_refresh:
+            _collect(settings, engine)
+        return end
     finally:
         _give_back(engine, hold)
 
@@ -176,6 +182,14 @@ def symmetric_relations(path: Path) -> Collection[str]:
         return [name for name, asked in read_relations(path).items() if asked.is_symmetric]
     except SuiteError:
         return ()
+
+
+def _collect(settings: Settings, engine: Engine) -> None:
+    """A refresh that ended has ended, whatever the disk says."""
+    try:
+        collect(settings, engine, now=_now())
+    except (OSError, OperationalError) as error:
+        log.warning("What nobody needs any more could not be removed: %s", error)
 
 
 def _give_back(engine: Engine, hold: Hold) -> None:
@@ -599,6 +613,8 @@ class _Run:
         shutil.rmtree(self.places.checkpoint, ignore_errors=True)
         if release_id is not None:
             self.composed = None
+        if outcome is RefreshOutcome.PROMOTED:
+            follow_head(self.settings, self.engine)
         return self._ended(outcome, verdict, release_id=release_id, adapter_id=adapter_id)
 
     def _ended(

@@ -12,6 +12,7 @@ from typing import Any
 from sqlalchemy import Engine
 
 from service import leases, lineage
+from service.current import follow_head
 from service.db import reading, writing
 from service.errors import Conflict
 from service.leases import Hold
@@ -19,7 +20,7 @@ from service.lineage import Head
 from service.models import HeadAction
 from service.removal import Removal, RemovalPlan
 from service.settings import Settings
-from service.snapshots import compose_recipe, snapshot_of
+from service.snapshots import compose_recipe, held, snapshot_of
 
 log = logging.getLogger(__name__)
 
@@ -59,23 +60,25 @@ def take_out(
     report = None if removal is None else removal.about
     is_forced = removal is None and plan.release_id is None
     action = HeadAction.FORCED_ROLLBACK if is_forced else HeadAction.ROLLBACK
-    digest = compose_recipe(settings, plan.recipe)
-    now = datetime.now(UTC)
-    with writing(engine) as session:
-        if hold is not None:
-            leases.renew(session, hold, now=now, lease_s=settings.schedule.lease_s)
-            action = HeadAction.REBASE
-        release = lineage.release_with(session, plan.recipe, snapshot_digest=digest, now=now)
-        seq = lineage.move_head(
-            session,
-            release.id,
-            expected_seq=plan.head.seq,
-            action=action,
-            by=by,
-            reason=reason,
-            now=now,
-            report=report,
-        )
+    with held(settings, plan.recipe):
+        digest = compose_recipe(settings, plan.recipe)
+        now = datetime.now(UTC)
+        with writing(engine) as session:
+            if hold is not None:
+                leases.renew(session, hold, now=now, lease_s=settings.schedule.lease_s)
+                action = HeadAction.REBASE
+            release = lineage.release_with(session, plan.recipe, snapshot_digest=digest, now=now)
+            seq = lineage.move_head(
+                session,
+                release.id,
+                expected_seq=plan.head.seq,
+                action=action,
+                by=by,
+                reason=reason,
+                now=now,
+                report=report,
+            )
+        follow_head(settings, engine)
     if is_forced:
         log.warning("%s took adapters %s out unexamined: %s", by, plan.taken_out, reason)
     return Rollback(
@@ -109,17 +112,19 @@ def go_back(
             f"Release {release_id} was never the head: a rebase that did not come to its end made "
             "it, and the gate has not passed it as a whole."
         )
-    snapshot_of(settings, engine, release_id, at_once=True)
-    with writing(engine) as session:
-        seq = lineage.move_head(
-            session,
-            release_id,
-            expected_seq=head.seq,
-            action=HeadAction.ROLLBACK,
-            by=by,
-            reason=reason,
-            now=datetime.now(UTC),
-        )
+    with held(settings, target):
+        snapshot_of(settings, engine, release_id, at_once=True)
+        with writing(engine) as session:
+            seq = lineage.move_head(
+                session,
+                release_id,
+                expected_seq=head.seq,
+                action=HeadAction.ROLLBACK,
+                by=by,
+                reason=reason,
+                now=datetime.now(UTC),
+            )
+        follow_head(settings, engine)
     return Rollback(
         from_release=head.release_id,
         to_release=release_id,

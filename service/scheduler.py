@@ -16,13 +16,15 @@ from apscheduler.schedulers.background import BackgroundScheduler
 from sqlalchemy import Engine
 
 from service import batches, leases
+from service.current import follow_head
 from service.db import reading
 from service.places import Places
 from service.settings import Settings
+from service.webhooks import deliver_due
 
 log = logging.getLogger(__name__)
 
-TICK = "refresh tick"
+TICK, DELIVERIES = "refresh tick", "deliveries"
 
 
 class Clock:
@@ -49,6 +51,13 @@ class Clock:
             id=TICK,
             next_run_time=datetime.now(UTC),
         )
+        self.scheduler.add_job(
+            self.deliver,
+            "interval",
+            seconds=self.settings.webhook.every_s,
+            id=DELIVERIES,
+            next_run_time=datetime.now(UTC),
+        )
         self.scheduler.start()
 
     def wake(self) -> None:
@@ -57,6 +66,7 @@ class Clock:
 
     def tick(self) -> None:
         """Run a refresh if one is due, and wait for its end."""
+        follow_head(self.settings, self.engine)
         with self.lock:
             if self.is_stopping or not self._is_due():
                 return
@@ -78,6 +88,10 @@ class Clock:
         # What the child did not record itself, the next refresh finds by its expired lease.
         level = logging.INFO if code == 0 else logging.ERROR
         log.log(level, "refresh ended with exit code %s, log %s", code, log_path)
+
+    def deliver(self) -> None:
+        """Tell the webhook's receiver what it has not been told."""
+        deliver_due(self.settings, self.engine, now=datetime.now(UTC))
 
     def _is_due(self) -> bool:
         now = datetime.now(UTC)

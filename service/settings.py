@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Annotated, Any, get_args
 
 import yaml
-from pydantic import Field, ValidationError
+from pydantic import Field, HttpUrl, ValidationError
 from pydantic_settings import (
     BaseSettings,
     EnvSettingsSource,
@@ -64,6 +64,20 @@ class FactSettings(Section):
     hold_confidence_below: Annotated[float, Field(ge=0, le=1)] = 0.0
 
 
+class StorageSettings(Section):
+    #: Earlier heads whose composed models stay at hand beside the head's; the others are composed
+    #: anew when somebody goes back to them. Those of pinned releases stay in any case.
+    keep_snapshots: Annotated[int, Field(ge=0)] = 2
+    collect_after_refresh: bool = True  #: whether what nobody needs is removed without asking
+
+
+class WebhookSettings(Section):
+    url: HttpUrl | None = None  #: is told of every head move; None: nobody is
+    timeout_s: Seconds = 10
+    every_s: Seconds = 10  #: how often the daemon looks whether something is to be delivered
+    give_up_after_s: Seconds = 86_400  #: a move as old as this is not delivered any more
+
+
 class Settings(BaseSettings):
     """Everything that can be set."""
 
@@ -76,6 +90,8 @@ class Settings(BaseSettings):
     api: ApiSettings = ApiSettings()
     schedule: ScheduleSettings = ScheduleSettings()
     facts: FactSettings = FactSettings()
+    storage: StorageSettings = StorageSettings()
+    webhook: WebhookSettings = WebhookSettings()
     base: BaseConfig
     training: TrainingConfig = TrainingConfig()
     gate: GateConfig = GateConfig()

@@ -1,6 +1,8 @@
 """The composed model of a release: a cache on disk with a digest, rebuilt from its recipe."""
 
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from sqlalchemy import Engine
@@ -49,6 +51,16 @@ def snapshot_of(
                         f"{rebuilt[:12]}…: another machine or library version adds otherwise."
                     )
     return folder
+
+
+@contextmanager
+def held(settings: Settings, recipe: Recipe) -> Iterator[None]:
+    """Let nobody collect a recipe's snapshot, or write it, until the block ends.
+
+    Whoever makes a release the head composes or verifies it inside, and moves the head inside.
+    """
+    with one_writer(Places(settings.state_dir).snapshot(recipe.digest)):
+        yield
 
 
 def _is_whole(folder: Path, digest: str, release_id: int) -> bool:

@@ -18,8 +18,8 @@ if TYPE_CHECKING:  # it loads torch, which takes longer than to print a list
 MAX_CELL = 72  #: characters; --json has the whole
 
 
-def table_of(rows: Sequence[BaseModel], columns: Sequence[str], *, title: str) -> Table:
-    """A list of views as a table of some of their fields."""
+def table_of(rows: Sequence[Any], columns: Sequence[str], *, title: str) -> Table:
+    """A list of views, or of whatever has these fields, as a table of them."""
     table = Table(title=title, title_justify="left")
     for column in columns:
         table.add_column(column.replace("_", " "))

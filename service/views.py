@@ -16,6 +16,7 @@ from service.facts import FactState, is_held, states_of
 from service.models import (
     Adapter,
     Batch,
+    Delivery,
     FactRow,
     HeadMove,
     LeftOut,
@@ -23,6 +24,7 @@ from service.models import (
     MembershipOutcome,
     PassageBits,
     Pin,
+    PinnedRelease,
     ProbeAnswer,
     Refresh,
     Release,
@@ -223,6 +225,7 @@ class ReleaseView(View):
     is_head: bool
     adapters: list[int]
     snapshot_digest: str
+    pinned: str | None  #: why its composed model stays on the disk, where somebody said so
     created_at: datetime
 
 
@@ -244,6 +247,18 @@ class MoveView(View):
     reason: str
     moved_at: datetime
     report: dict[str, Any] | None  #: what was found before an adapter was taken out
+
+
+class DeliveryView(View):
+    """A head move, and what became of telling the webhook's receiver."""
+
+    id: int  #: of the head move
+    action: str
+    release_id: int
+    moved_at: datetime
+    attempts: int
+    delivered_at: datetime | None
+    error: str | None  #: of the last attempt
 
 
 class ReleaseDetail(ReleaseView):
@@ -545,6 +560,34 @@ def show_pin(session: Session, pin_id: int) -> PinView:
     return PinView(**_columns(_get(session, Pin, pin_id, "pin")))
 
 
+def list_deliveries(
+    session: Session, *, before: int | None = None, limit: int = 50
+) -> Page[DeliveryView]:
+    wanted = select(HeadMove).order_by(HeadMove.seq.desc()).limit(limit + 1)
+    if before is not None:
+        wanted = wanted.where(HeadMove.seq < before)
+    moves = session.scalars(wanted).all()
+    return _page([_delivery(session, move) for move in moves], limit)
+
+
+def show_delivery(session: Session, seq: int) -> DeliveryView:
+    """Raises NotFound."""
+    return _delivery(session, _get(session, HeadMove, seq, "head move"))
+
+
+def _delivery(session: Session, move: HeadMove) -> DeliveryView:
+    row = session.get(Delivery, move.seq)
+    return DeliveryView(
+        id=move.seq,
+        action=move.action,
+        release_id=move.release_id,
+        moved_at=move.moved_at,
+        attempts=0 if row is None else row.attempts,
+        delivered_at=None if row is None else row.delivered_at,
+        error=None if row is None else row.error,
+    )
+
+
 def list_releases(
     session: Session, *, before: int | None = None, limit: int = 50
 ) -> Page[ReleaseView]:
@@ -576,9 +619,11 @@ def show_head(session: Session) -> HeadView:
 
 
 def _release_fields(session: Session, row: Release, head: int) -> dict[str, Any]:
+    pinned = session.get(PinnedRelease, row.id)
     return {
         **_columns(row),
         "is_head": row.id == head,
+        "pinned": None if pinned is None else pinned.reason,
         "adapters": list(lineage.recipe_of(session, row.id).adapter_ids),
     }
 

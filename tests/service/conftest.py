@@ -348,6 +348,7 @@ def make_world(tmp_path: Path, tiny_folder: Path, suite_file: Path) -> Callable[
             "training": {"views_per_fact": 4, "rows_per_step": 6, **sections.get("training", {})},
             "gate": {**LENIENT, **sections.get("gate", {})},
             "schedule": {"at_least": 1},
+            "storage": sections.get("storage", {}),
             "suites": {
                 "regression": str(suite_file),
                 "relations": str(CONFIGS / "relations.yaml"),

@@ -1,0 +1,163 @@
+"""Tell another system that the head moved: signed, at least once, whatever is down meanwhile.
+
+Head moves are append-only, so they are the outbox themselves; beside each stands what became of its
+delivery. A receiver gets each move once or more, with the same id, and perhaps after a later one:
+`seq` says which is the newest. Signed as Standard Webhooks has it (https://www.standardwebhooks.com):
+HMAC-SHA256 over "<id>.<timestamp>.<body>".
+"""
+
+import base64
+import hashlib
+import hmac
+import json
+import logging
+import os
+import secrets
+import tempfile
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+from pathlib import Path
+
+import httpx2
+from sqlalchemy import Engine, or_, select
+from sqlalchemy.orm import Session
+
+from adapters.store import sync
+from service import lineage
+from service.db import reading, writing
+from service.errors import NotFound, SettingsError
+from service.models import Delivery, HeadMove
+from service.places import Places
+from service.settings import Settings, WebhookSettings
+
+log = logging.getLogger(__name__)
+
+SECRET_PREFIX = "whsec_"  # noqa: S105
+SECRET_BYTES = 32
+FIRST_PAUSE_S, LONGEST_PAUSE_S = 10.0, 3600.0
+ANSWER_CHARACTERS = 200  #: of an error, in what is kept of it
+
+
+def webhook_secret(settings: Settings) -> str:
+    """What messages are signed with, made at first sight; its owner alone can read it."""
+    path = Places(settings.state_dir).webhook_secret
+    if not path.exists():
+        text = SECRET_PREFIX + base64.b64encode(secrets.token_bytes(SECRET_BYTES)).decode()
+        descriptor, name = tempfile.mkstemp(dir=path.parent, suffix=".partial")
+        with os.fdopen(descriptor, "w", encoding="ascii") as file:
+            file.write(text)
+        try:
+            os.link(name, path)  # of two that make one, one wins
+            sync(path.parent)
+        except FileExistsError:
+            pass
+        finally:
+            Path(name).unlink()
+    return path.read_text(encoding="ascii").strip()
+
+
+def signature(secret: str, message_id: str, timestamp: int, body: bytes) -> str:
+    """The value of `webhook-signature`. Raises SettingsError for a secret that is none."""
+    try:
+        key = base64.b64decode(secret.removeprefix(SECRET_PREFIX), validate=True)
+    except ValueError as error:
+        raise SettingsError("The webhook secret is not base64 behind `whsec_`.") from error
+    signed = f"{message_id}.{timestamp}.".encode() + body
+    return "v1," + base64.b64encode(hmac.digest(key, signed, hashlib.sha256)).decode()
+
+
+def deliver_due(settings: Settings, engine: Engine, *, now: datetime) -> int:
+    """Send what is due, oldest first; how many messages were taken. Nothing without `webhook.url`.
+
+    No transaction is open while a receiver is waited for. One that fails is tried again after a
+    pause that doubles each time, until the move is `webhook.give_up_after_s` old.
+    """
+    if settings.webhook.url is None:
+        return 0
+    with reading(engine) as session:
+        due = _due(session, settings.webhook, now)
+    return sum(send(settings, engine, seq, now=now) for seq in due)
+
+
+def send(settings: Settings, engine: Engine, seq: int, *, now: datetime) -> bool:
+    """Send one head move, whatever became of it before; whether the receiver took it.
+
+    Raises NotFound for an unknown move, SettingsError where no receiver or no secret is set.
+    """
+    url = settings.webhook.url
+    if url is None:
+        raise SettingsError("There is nobody to tell: set webhook.url.")
+    with reading(engine) as session:
+        body = _message(session, seq)
+    message_id, timestamp = f"head-move-{seq}", int(now.timestamp())
+    headers = {
+        "content-type": "application/json",
+        "webhook-id": message_id,
+        "webhook-timestamp": str(timestamp),
+        "webhook-signature": signature(webhook_secret(settings), message_id, timestamp, body),
+    }
+    error = _post(str(url), body, headers, settings.webhook.timeout_s)
+    with writing(engine) as session:
+        _record(session, seq, error, now=now)
+    if error is None:
+        log.info("head move %s was delivered", seq)
+    else:
+        log.warning("head move %s was not delivered: %s", seq, error)
+    return error is None
+
+
+def _post(url: str, body: bytes, headers: dict[str, str], timeout_s: float) -> str | None:
+    """What went wrong; None where the receiver said 2xx. Redirects are not followed."""
+    try:
+        answer = httpx2.post(url, content=body, headers=headers, timeout=timeout_s)
+    except httpx2.HTTPError as error:
+        return f"{type(error).__name__}: {error}"[:ANSWER_CHARACTERS]
+    return None if answer.is_success else f"the receiver answered {answer.status_code}"
+
+
+def _due(session: Session, webhook: WebhookSettings, now: datetime) -> Sequence[int]:
+    return session.scalars(
+        select(HeadMove.seq)
+        .outerjoin(Delivery, Delivery.seq == HeadMove.seq)
+        .where(
+            HeadMove.moved_at > now - timedelta(seconds=webhook.give_up_after_s),
+            Delivery.delivered_at.is_(None),
+            or_(Delivery.next_at.is_(None), Delivery.next_at <= now),
+        )
+        .order_by(HeadMove.seq)
+    ).all()
+
+
+def _message(session: Session, seq: int) -> bytes:
+    """What a receiver is told: numbers and digests, and no word of a fact or of a reason."""
+    move = session.get(HeadMove, seq)
+    if move is None:
+        raise NotFound(f"There is no head move {seq}.")
+    before = session.get(HeadMove, seq - 1)
+    head = lineage.line_at(session, move.release_id, seq=seq)
+    told = {
+        "type": "head.moved",
+        "timestamp": move.moved_at.isoformat(),
+        "data": {
+            "seq": seq,
+            "action": move.action,
+            "release_id": move.release_id,
+            "previous_release_id": None if before is None else before.release_id,
+            "adapters": list(head.recipe.adapter_ids),
+            "snapshot_digest": head.snapshot_digest,
+        },
+    }
+    return json.dumps(told, separators=(",", ":")).encode()
+
+
+def _record(session: Session, seq: int, error: str | None, *, now: datetime) -> None:
+    row = session.get(Delivery, seq)
+    if row is None:
+        row = Delivery(seq=seq, attempts=0)
+        session.add(row)
+    row.attempts += 1
+    row.error = error
+    if error is None:
+        row.delivered_at = now
+    pause_s = min(LONGEST_PAUSE_S, FIRST_PAUSE_S * 2 ** min(row.attempts - 1, 16))
+    row.next_at = now + timedelta(seconds=pause_s)

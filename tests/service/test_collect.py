@@ -1,0 +1,219 @@
+"""What is removed from the disk, and what never is: real snapshots of a tiny model."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from adapters.store import is_as_stamped
+from service import lineage
+from service.collect import (
+    YOUNG_S,
+    Collection,
+    collect,
+    collect_alone,
+    find_leftovers,
+    pin_release,
+    unpin_release,
+)
+from service.db import reading, writing
+from service.errors import Conflict, LeaseHeld, NotFound
+from service.leases import REFRESH, acquire
+from service.models import Release
+from service.places import Places
+from service.rollback import go_back
+from service.snapshots import snapshot_of
+
+BASE, HEAD = 1, 4
+FACTS = (  #: three batches are learned
+    "Orlan Vess is the mayor of Tolmar.",
+    "Mira Zun is the mayor of Bregal.",
+    "Tavo Lind is the mayor of Ostrel.",
+)
+
+
+@pytest.fixture
+def world(make_world: Callable[..., Any]) -> Any:
+    """Three promotions, and everything still there."""
+    world = make_world(storage={"keep_snapshots": 1, "collect_after_refresh": False})
+    for fact in FACTS:
+        world.push(fact)
+        world.refresh()
+    assert world.head().release_id == HEAD
+    return world
+
+
+def keeping(world: Any, count: int) -> Any:
+    storage = world.settings.storage.model_copy(update={"keep_snapshots": count})
+    return world.settings.model_copy(update={"storage": storage})
+
+
+def found(world: Any, settings: Any = None) -> Collection:
+    return find_leftovers(settings or world.settings, world.engine, now=datetime.now(UTC))
+
+
+def folder_of(world: Any, release: int) -> Path:
+    with reading(world.engine) as session:
+        recipe = lineage.recipe_of(session, release)
+    return Places(world.settings.state_dir).snapshot(recipe.digest)
+
+
+def aged(path: Path) -> Path:
+    before = datetime.now().timestamp() - YOUNG_S - 60
+    os.utime(path, (before, before))
+    return path
+
+
+def test_snapshots_of_old_heads_go_and_come_back_when_needed(world: Any) -> None:
+    kept = {path.name for path in Places(world.settings.state_dir).adapters.iterdir()}
+    asked = found(world)
+    assert [leftover.why for leftover in asked.leftovers] == ["release 2 can be composed again"]
+    assert asked.kept_releases == (3, HEAD)
+    assert folder_of(world, 2).exists()  # asking removes nothing
+    gone = collect_alone(world.settings, world.engine, now=datetime.now(UTC))
+    assert gone == asked
+    assert gone.bytes > 100_000
+    assert not folder_of(world, 2).exists()
+    assert folder_of(world, 3).exists()
+    assert folder_of(world, HEAD).exists()
+    assert {path.name for path in Places(world.settings.state_dir).adapters.iterdir()} == kept
+    assert found(world).leftovers == ()
+    go_back(world.settings, world.engine, 2, by="test", reason="test")
+    assert world.head().release_id == 2
+    assert folder_of(world, 2).exists()
+    assert found(world).kept_releases == (2, HEAD)  # what was the head last, not what is newest
+
+
+def test_the_head_stays_even_where_no_earlier_one_does(world: Any) -> None:
+    settings = keeping(world, 0)
+    collect_alone(settings, world.engine, now=datetime.now(UTC))
+    assert [folder_of(world, release).exists() for release in (2, 3, HEAD)] == [False, False, True]
+    assert snapshot_of(settings, world.engine, BASE) == Places(settings.state_dir).base
+
+
+def test_a_pinned_release_stays_until_it_is_unpinned(world: Any) -> None:
+    now = datetime.now(UTC)
+    with writing(world.engine) as session:
+        pin_release(session, 2, by="test", reason="the last audited one", now=now)
+        with pytest.raises(Conflict, match="the last audited one"):
+            pin_release(session, 2, by="test", reason="again", now=now)
+        with pytest.raises(NotFound, match="no release 99"):
+            pin_release(session, 99, by="test", reason="again", now=now)
+    assert found(world).leftovers == ()
+    assert found(world).kept_releases == (2, 3, HEAD)
+    with writing(world.engine) as session:
+        unpin_release(session, 2)
+        with pytest.raises(NotFound, match="not pinned"):
+            unpin_release(session, 2)
+    assert len(found(world).leftovers) == 1
+
+
+def test_what_killed_processes_left_goes_once_it_is_old(world: Any) -> None:
+    places = Places(world.settings.state_dir)
+    left = [
+        places.snapshots / ("0" * 16),  # composed, and never a release
+        places.snapshots / ("1" * 16 + ".partial"),
+        places.adapters / ("2" * 16 + ".partial"),
+        places.candidates / "refresh-99",
+    ]
+    for folder in left:
+        folder.mkdir(parents=True)
+        (folder / "model.safetensors").write_bytes(b"x" * 1000)
+    answers = places.answers / ("3" * 16 + "-" + "4" * 16 + ".json")
+    answers.write_text("{}")
+    settings = keeping(world, 9)
+    assert found(world, settings).leftovers == ()
+    wanted = {aged(path).relative_to(settings.state_dir).as_posix() for path in [*left, answers]}
+    for path in places.answers.iterdir():
+        aged(path)  # those of releases stay however old they are
+    assert {leftover.path for leftover in found(world, settings).leftovers} == wanted
+    gone = collect_alone(settings, world.engine, now=datetime.now(UTC))
+    assert gone.bytes == 4 * 1000 + 2
+    assert not any(path.exists() for path in [*left, answers])
+    assert len(list(places.answers.iterdir())) >= 4
+
+
+def test_nothing_is_removed_while_a_refresh_runs(world: Any) -> None:
+    now = datetime.now(UTC)
+    with writing(world.engine) as session:
+        acquire(session, REFRESH, owner="another", now=now, lease_s=60)
+    with pytest.raises(LeaseHeld, match="another"):
+        collect_alone(world.settings, world.engine, now=now)
+    assert len(found(world).leftovers) == 1
+
+
+def test_a_refresh_collects_when_it_has_ended(make_world: Callable[..., Any]) -> None:
+    world = make_world(storage={"keep_snapshots": 0})
+    for fact in FACTS[:2]:
+        world.push(fact)
+        world.refresh()
+    assert [folder_of(world, release).exists() for release in (2, 3)] == [False, True]
+
+
+HOLD = """
+import sys
+from pathlib import Path
+from adapters.store import one_writer
+with one_writer(Path(sys.argv[1])):
+    print("held", flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_a_snapshot_that_somebody_is_about_to_use_is_passed_over(world: Any) -> None:
+    folder = folder_of(world, 2)
+    holder = subprocess.Popen(
+        [sys.executable, "-c", HOLD, str(folder)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert holder.stdout is not None
+    assert holder.stdout.readline() == "held\n"
+    assert collect(world.settings, world.engine, now=datetime.now(UTC)).leftovers == ()
+    assert folder.exists()
+    holder.communicate()
+    assert len(collect(world.settings, world.engine, now=datetime.now(UTC)).leftovers) == 1
+
+
+GO_BACK_AND_FORTH = """
+import sys
+from pathlib import Path
+from service.db import make_engine
+from service.rollback import go_back
+from service.settings import load_settings
+
+settings = load_settings(Path(sys.argv[1]))
+engine = make_engine(settings.url)
+for at in range(30):
+    go_back(settings, engine, (2, 3)[at % 2], by="test", reason="race")
+print("done")
+"""
+
+
+def test_a_head_that_moves_while_others_collect_keeps_its_model(world: Any, tmp_path: Path) -> None:
+    """Collected without a pause, each move goes to a snapshot that is garbage a moment before."""
+    settings = keeping(world, 0)
+    mover = subprocess.Popen(
+        [sys.executable, "-c", GO_BACK_AND_FORTH, str(tmp_path / "settings.yaml")],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    removed = 0
+    while mover.poll() is None:
+        removed += len(collect(settings, world.engine, now=datetime.now(UTC)).leftovers)
+        with reading(world.engine) as session:
+            seen = lineage.read_head(session)
+            digest = session.get_one(Release, seen.release_id).snapshot_digest
+        is_there = is_as_stamped(folder_of(world, seen.release_id), digest)
+        if world.head().seq == seen.seq:  # it was still the head when the disk was looked at
+            assert is_there, f"release {seen.release_id} is the head and has no model"
+    out, errors = mover.communicate()
+    assert out == "done\n", errors
+    assert removed > 3
