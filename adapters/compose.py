@@ -9,6 +9,7 @@ where the loaded model, and with it an adapter, calls them otherwise.
 import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,7 @@ from adapters.stream import write_tensors
 from adapters.types import Family
 
 PEFT_PREFIX = "base_model.model."
-BLOCK_WEIGHTS = 1 << 19  #: added up at a time: 2 MB in fp32
+BLOCK_WEIGHTS = 1 << 18  #: added up at a time: 1 MB in fp32
 #: PEFT options that change what an adapter computes, and the only value that compose knows.
 PLAIN_LORA = {
     "peft_type": "LORA",
@@ -132,8 +133,23 @@ def _write_shard(
             for name in stored
             for part in _composed(tensors.get_tensor(name), names.get(name, name), updates, dtype)
         )
-        digest = write_tensors(target, shapes, dtype, parts)
+        with _one_thread():
+            digest = write_tensors(target, shapes, dtype, parts)
     return {names.get(name, name) for name in stored}, digest
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Adding up a part takes one core about as long as its digest takes another, and writing it.
+
+    More threads for so small sums would only take these their cores.
+    """
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def _composed(
@@ -154,10 +170,9 @@ def _composed(
         total = rows[block].to(torch.float32, copy=True) if changes else rows[block]
         for down, up, update in changes:
             total.addmm_(up[block].float(), down.float(), alpha=update.scale)
-        cast = total.to(dtype)
-        if not math.isfinite(cast.sum(dtype=torch.float32)) and not torch.isfinite(cast).all():
+        if changes and not math.isfinite(total.sum()) and not torch.isfinite(total).all():
             raise ComposeError(f"Composed, {name} is no longer finite.")
-        yield cast
+        yield total.to(dtype)
 
 
 def read_update(folder: Path) -> Update:

@@ -12,6 +12,7 @@ import math
 from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from io import FileIO
 from pathlib import Path
 
 import torch
@@ -19,7 +20,7 @@ from torch import Tensor
 
 NAMES = {torch.float32: "F32", torch.bfloat16: "BF16"}
 ALIGNED_TO = 8  #: bytes; the header is padded with spaces
-WAITING = 4  #: parts computed, and not yet written
+WAITING = 16  #: writings and digestings of parts that are computed
 
 
 def write_tensors(
@@ -41,25 +42,33 @@ def write_tensors(
     text += b" " * (-len(text) % ALIGNED_TO)
     digest = hashlib.sha256()
     written = 0
-    with path.open("wb", buffering=0) as file, ThreadPoolExecutor(max_workers=1) as writer:
+    with (
+        path.open("wb", buffering=0) as file,
+        ThreadPoolExecutor(max_workers=1) as writer,
+        ThreadPoolExecutor(max_workers=1) as digester,
+    ):
+        waiting: deque[Future[None]] = deque()
 
-        def write(data: bytes | memoryview) -> None:
-            rest = memoryview(data)
-            digest.update(rest)
-            while rest:  # a raw file may take less than it is given
-                rest = rest[file.write(rest) :]
+        def put(data: bytes | memoryview) -> None:
+            waiting.append(writer.submit(_write_all, file, data))
+            waiting.append(digester.submit(digest.update, data))
+            while len(waiting) > WAITING:
+                waiting.popleft().result()
 
-        waiting: deque[Future[None]] = deque(
-            [writer.submit(write, len(text).to_bytes(8, "little") + text)]
-        )
+        put(len(text).to_bytes(8, "little") + text)
         for part in parts:
             flat = part.detach().contiguous().flatten().to(dtype).view(torch.uint8)
             written += len(flat)
-            waiting.append(writer.submit(write, flat.numpy().data))
-            if len(waiting) > WAITING:
-                waiting.popleft().result()
+            put(flat.numpy().data)
         for future in waiting:
             future.result()
     if written != begins:
         raise ValueError(f"{path}: {written} bytes of tensors came, {begins} were announced.")
     return digest.hexdigest()
+
+
+def _write_all(file: FileIO, data: bytes | memoryview) -> None:
+    """A raw file may take less than it is given."""
+    rest = memoryview(data)
+    while rest:
+        rest = rest[file.write(rest) :]

@@ -4,8 +4,9 @@
     python -m benchmarks.compose --layers 4 --rounds 1       # a small one
 
 The base has random weights in bfloat16 and shards of half a gigabyte, the adapters are of rank 16
-on the feed-forward layers. Each round copies the base's files, flushed to the disk, and composes
-the same files with the adapters added, flushed and with their digests taken, in turn. Memory is
+on the feed-forward layers. Each round copies the base's files, flushed to the disk, then takes the
+copies' digests, and composes the same files with the adapters added, flushed and with their digests
+taken. `ratio` is to the copying alone, `ratio_with_digest` to copying and digesting. Memory is
 that of a process which does nothing else. `rollback_to_s` is a whole `lorewright rollback --to` in
 a state directory with this base and a head that holds the adapters, but for the start of Python.
 """
@@ -28,7 +29,7 @@ from safetensors.torch import save_file
 from adapters.compose import write_snapshot
 from adapters.config import BaseConfig
 from adapters.lora import CONFIG, WEIGHTS
-from adapters.store import copy_plain, sync, write_manifest
+from adapters.store import copy_plain, file_digests, sync, write_manifest
 from benchmarks.measure import described_machine, spread
 from benchmarks.trial import arguments
 from service import lineage
@@ -63,10 +64,11 @@ def main() -> None:
             make_adapter(folder / f"adapter{at}", options.layers, seed=at)
             for at in range(options.adapters)
         ]
-        copied, composed, digests = [], [], set()
+        copied, digested, composed, digests = [], [], [], set()
         peak = 0
         for _ in range(options.rounds):
             copied.append(timed(lambda: copy(folder / "state" / "base", folder / "copy")))
+            digested.append(timed(lambda: file_digests(folder / "copy")))
             with multiprocessing.get_context("spawn").Pool(1) as pool:
                 task = (folder / "state" / "base", adapters, folder / "snapshot")
                 seconds, digest, grown = pool.apply(compose, task)
@@ -79,7 +81,11 @@ def main() -> None:
             "bytes": base_bytes,
             "copy_s": spread(copied),
             "compose_s": spread(composed),
-            "ratio": spread([ours / peer for ours, peer in zip(composed, copied, strict=True)]),
+            "digest_s": spread(digested),
+            "ratio": spread(ratios(composed, copied)),
+            "ratio_with_digest": spread(
+                ratios(composed, [sum(both) for both in zip(copied, digested, strict=True)])
+            ),
             "identical": len(digests) == 1,
             "peak_bytes_over_output": peak,
             "rollback_to_s": back(options.config, folder / "state", adapters),
@@ -128,6 +134,10 @@ def make_adapter(folder: Path, layers: int, *, seed: int) -> Path:
     (folder / CONFIG).write_text(json.dumps(described))
     write_manifest(folder, kind="adapter", about={})
     return folder
+
+
+def ratios(ours: list[float], peers: list[float]) -> list[float]:
+    return [own / peer for own, peer in zip(ours, peers, strict=True)]
 
 
 def timed(work: Callable[[], object]) -> float:

@@ -135,15 +135,18 @@ def _inside(folder: Path) -> list[Path]:
 
 
 def _is_old(path: Path, now: datetime) -> bool:
-    return now.timestamp() - path.lstat().st_mtime > YOUNG_S
+    try:
+        return now.timestamp() - path.lstat().st_mtime > YOUNG_S
+    except FileNotFoundError:  # whoever wrote it has finished
+        return False
 
 
 def _leftover(places: Places, path: Path, why: str) -> Leftover:
-    parts = [path] if path.is_file() else [part for part in path.rglob("*") if part.is_file()]
+    parts = [path] if path.is_file() else path.rglob("*")
     return Leftover(
         path=path.relative_to(places.state_dir).as_posix(),
         why=why,
-        bytes=sum(part.lstat().st_size for part in parts),
+        bytes=sum(part.lstat().st_size for part in parts if part.is_file()),
     )
 
 
