@@ -6,9 +6,11 @@ header's length in 8 bytes, the header as JSON, the tensors' bytes one after ano
 (https://huggingface.co/docs/safetensors).
 """
 
+import errno
 import hashlib
 import json
 import math
+import os
 from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -46,8 +48,10 @@ def write_tensors(
         path.open("wb", buffering=0) as file,
         ThreadPoolExecutor(max_workers=1) as writer,
         ThreadPoolExecutor(max_workers=1) as digester,
+        ThreadPoolExecutor(max_workers=1) as flusher,
     ):
         waiting: deque[Future[None]] = deque()
+        flushing: Future[None] | None = None
 
         def put(data: bytes | memoryview) -> None:
             waiting.append(writer.submit(_write_all, file, data))
@@ -60,11 +64,27 @@ def write_tensors(
             flat = part.detach().contiguous().flatten().to(dtype).view(torch.uint8)
             written += len(flat)
             put(flat.numpy().data)
-        for future in waiting:
+            if flushing is None or flushing.done():
+                if flushing is not None:
+                    flushing.result()
+                flushing = flusher.submit(_flush, file)
+        for future in (*waiting, *([flushing] if flushing else [])):
             future.result()
     if written != begins:
         raise ValueError(f"{path}: {written} bytes of tensors came, {begins} were announced.")
     return digest.hexdigest()
+
+
+def _flush(file: FileIO) -> None:
+    """The disk works along instead of at the end. A device that has nothing to flush says EINVAL.
+
+    Any other error must be raised here: the system tells it once, and not whoever flushes later.
+    """
+    try:
+        os.fdatasync(file.fileno())
+    except OSError as error:
+        if error.errno != errno.EINVAL:
+            raise
 
 
 def _write_all(file: FileIO, data: bytes | memoryview) -> None:
