@@ -763,7 +763,8 @@ def gc(
     def render() -> Iterator[Any]:
         from service.tables import table_of
 
-        yield table_of(found.leftovers, ("path", "why", "bytes"), title="leftovers")
+        if found.leftovers:
+            yield table_of(found.leftovers, ("path", "why", "bytes"), title="leftovers")
         kept = ", ".join(map(str, found.kept_releases))
         verb = "would be" if dry_run else "are"
         yield f"{found.bytes} bytes {verb} free again; the models of releases {kept} stay."
