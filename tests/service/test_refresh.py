@@ -29,6 +29,7 @@ from service.errors import Stopped
 from service.facts import FactState
 from service.initialise import initialise, measure_base
 from service.models import (
+    Adapter,
     FactRow,
     HeadAction,
     Membership,
@@ -312,6 +313,11 @@ def test_a_head_that_moved_meanwhile_sends_the_facts_back(
     assert world.refresh(move).outcome is RefreshOutcome.OVERTAKEN
     assert world.state(fact) is FactState.PENDING
     assert world.head().recipe.adapter_ids == ()
+    again = world.refresh()  # the next one trains it on what is the head now
+    assert again.outcome is RefreshOutcome.PROMOTED
+    with reading(engine) as session:
+        assert session.get_one(Adapter, again.adapter_id).trained_on == 1
+    assert world.head().seq == 3
 
 
 def test_control_tokens_in_a_fact_are_trained_as_plain_text(
