@@ -1,5 +1,7 @@
 """The tiny base, converted and loaded."""
 
+import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -37,3 +39,19 @@ def tiny_llada_base(
 def tiny_llada(tiny_llada_base: Path, tiny_llada_config: BaseConfig) -> Backbone:
     """A freshly loaded tiny LLaDA, as `tiny` is."""
     return load_backbone(tiny_llada_base, tiny_llada_config)
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of one megabyte."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(disk)],
+        capture_output=True,
+        check=False,
+    )
+    if mounted.returncode != 0:
+        pytest.skip("mounting a small disk needs root on Linux")
+    yield disk
+    subprocess.run(["umount", str(disk)], check=True)

@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from transformers import AutoModelForCausalLM
 from adapters.backbones import load_backbone
 from adapters.compose import read_update, write_concatenated, write_snapshot
 from adapters.config import BaseConfig, TrainingConfig
-from adapters.errors import ArtefactError, ComposeError
+from adapters.errors import ArtefactError, ComposeError, StorageFull
 from adapters.lora import CONFIG, WEIGHTS, attach, save_adapter, update_norm
 from adapters.store import read_manifest, verify
 
@@ -140,6 +141,20 @@ def test_rows_threads_and_the_recipe_written_out_give_the_same(
     few = load_file(tmp_path / "c" / "model.safetensors")
     for name, tensor in found.items():
         torch.testing.assert_close(few[name], tensor, rtol=close[0], atol=close[1])
+
+
+def test_a_disk_that_fills_up_in_the_middle_is_said_so_and_nothing_is_left(
+    tiny_base: Path, tiny_config: BaseConfig, adapter: Path, tmp_path: Path, small_disk: Path
+) -> None:
+    wanted = compose(tiny_base, tiny_config, tmp_path / "elsewhere", adapter)
+    size = (tmp_path / "elsewhere" / "model.safetensors").stat().st_size
+    free = shutil.disk_usage(small_disk).free
+    (small_disk / "others").write_bytes(b"x" * (free - size // 2))
+    with pytest.raises(StorageFull, match="disk is full"):
+        compose(tiny_base, tiny_config, small_disk / "snapshot", adapter)
+    assert {path.name for path in small_disk.iterdir()} == {"others", "snapshot.lock"}
+    (small_disk / "others").unlink()
+    assert compose(tiny_base, tiny_config, small_disk / "snapshot", adapter) == wanted
 
 
 def test_a_sum_that_is_no_longer_finite_is_refused(
