@@ -28,6 +28,7 @@ from adapters.stream import write_tensors
 from adapters.types import Family
 
 PEFT_PREFIX = "base_model.model."
+METHOD = 2  #: counts up whenever the same recipe may come out with other bits
 BLOCK_WEIGHTS = 1 << 18  #: added up at a time: 1 MB in fp32
 #: PEFT options that change what an adapter computes, and the only value that compose knows.
 PLAIN_LORA = {
@@ -49,6 +50,15 @@ class Update:
     folder: Path
     scale: float  #: alpha / rank
     factors: dict[str, tuple[Tensor, Tensor]]  #: the model's tensor -> (A (r, in), B (out, r))
+
+
+def environment() -> dict[str, str]:
+    """What the bits of a sum depend on beside its recipe; a snapshot says where it was composed."""
+    return {
+        "method": str(METHOD),
+        "torch": torch.__version__,
+        "processor": torch.backends.cpu.get_cpu_capability(),
+    }
 
 
 def write_snapshot(

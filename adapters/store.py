@@ -6,10 +6,12 @@ the folder alone; safetensors itself has no checksum.
 """
 
 import errno
+import glob
 import hashlib
 import json
 import logging
 import os
+import secrets
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -25,6 +27,7 @@ from adapters.errors import ArtefactError, StorageFull
 log = logging.getLogger(__name__)
 
 MANIFEST = "manifest.json"
+PARTIAL = ".partial"  #: behind the name of what is still being written
 CHUNK_BYTES = 1 << 20
 NOTHING: Mapping[str, str] = MappingProxyType({})
 
@@ -85,13 +88,39 @@ def writer_if_free(folder: Path) -> Iterator[bool]:
 
 
 @contextmanager
+def one_reader(folder: Path) -> Iterator[None]:
+    """Let others know that this process reads the folder; a process that dies lets go.
+
+    Readers keep nobody out; whoever removes folders asks `is_read` under the writer's lock.
+    """
+    mark = folder.with_name(f"{folder.name}.{os.getpid()}-{secrets.token_hex(4)}.reader")
+    mark.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(mark):
+        try:
+            yield
+        finally:
+            mark.unlink(missing_ok=True)
+
+
+def is_read(folder: Path) -> bool:
+    """Whether any process reads the folder now. What dead ones left behind is removed."""
+    for mark in folder.parent.glob(f"{glob.escape(folder.name)}.*.reader"):
+        try:
+            with FileLock(mark, timeout=0):
+                mark.unlink(missing_ok=True)
+        except Timeout:
+            return True
+    return False
+
+
+@contextmanager
 def appearing(folder: Path) -> Iterator[Path]:
     """Give a `.partial` folder to write into; it becomes `folder` only if the block ends well.
 
     Raises StorageFull when the disk filled up, and leaves nothing half-written behind either way.
     A folder that is there already is replaced. One process at a time: others wait.
     """
-    partial = folder.with_name(f"{folder.name}.partial")
+    partial = folder.with_name(f"{folder.name}{PARTIAL}")
     try:
         with one_writer(folder):
             try:
@@ -218,14 +247,21 @@ def _stamp(folder: Path, digest: str, looks: dict[str, list[int]]) -> None:
 
 def discard(folder: Path) -> None:
     """Remove a folder that nobody else writes, and what stands beside it for it."""
-    clear(folder)
+    shutil.rmtree(folder, ignore_errors=True)
+    _stamp_of(folder).unlink(missing_ok=True)
     _lock_of(folder).unlink(missing_ok=True)
 
 
 def clear(folder: Path) -> None:
-    """Remove a folder and its stamp; its lock stays, as others may wait for it."""
+    """Remove a folder, file or link, and its stamp; its lock stays, as others may wait for it.
+
+    Raises OSError where the system refuses.
+    """
     _stamp_of(folder).unlink(missing_ok=True)
-    shutil.rmtree(folder, ignore_errors=True)
+    if folder.is_dir() and not folder.is_symlink():
+        shutil.rmtree(folder)
+    else:
+        folder.unlink(missing_ok=True)
 
 
 def is_as_stamped(folder: Path, digest: str) -> bool:

@@ -10,7 +10,7 @@ from adapters.generate import answer_all
 from service import lineage
 from service.db import reading
 from service.settings import Settings
-from service.snapshots import snapshot_of
+from service.snapshots import opened
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,7 +55,8 @@ def ask_release(
 def _texts(
     settings: Settings, engine: Engine, questions: Sequence[str], release_id: int
 ) -> list[str]:
-    backbone = load_backbone(snapshot_of(settings, engine, release_id), settings.base)
+    with opened(settings, engine, release_id) as snapshot:
+        backbone = load_backbone(snapshot, settings.base)
     texts = dict(answer_all(backbone, questions, at_most_tokens=settings.gate.answer_tokens))
     return [texts[at] for at in range(len(questions))]
 

@@ -700,6 +700,7 @@ def releases_diff(
 def releases_pin(release: Id, reason: Reason, as_json: Json = False) -> None:
     """Keep the composed model of a release on the disk, however old it gets."""
     from service.collect import pin_release
+    from service.places import Places
 
     if not reason.strip():
         raise typer.BadParameter("A reason must hold at least one word.")
@@ -707,7 +708,10 @@ def releases_pin(release: Id, reason: Reason, as_json: Json = False) -> None:
     with writing(context.engine()) as session:
         pin_release(session, release, by=by, reason=reason, now=datetime.now(UTC))
         view = views.show_release(session, release)
-    _show(view, as_json, lambda: [f"Release {release} is pinned."])
+    place = Places(context.settings.state_dir).snapshot(view.recipe_digest)
+    is_there = not view.adapters or place.is_dir()
+    later = "" if is_there else " Its model is not there now; what asks for it composes it again."
+    _show(view, as_json, lambda: [f"Release {release} is pinned.{later}"])
 
 
 @groups["releases"].command("unpin")
@@ -752,13 +756,13 @@ def gc(
     as_json: Json = False,
 ) -> None:
     """Remove what can be composed again or was left behind; adapters always stay."""
-    from service.collect import collect_alone, find_leftovers
+    from service.collect import collect, find_leftovers
 
-    settings, engine, now = context.settings, context.engine(), datetime.now(UTC)
+    settings, engine = context.settings, context.engine()
     if dry_run:
-        found = find_leftovers(settings, engine, now=now)
+        found = find_leftovers(settings, engine, now=datetime.now(UTC))
     else:
-        found = collect_alone(settings, engine, now=now)
+        found = collect(settings, engine)
 
     def render() -> Iterator[Any]:
         from service.tables import table_of

@@ -2,23 +2,28 @@
 
 Adapters stay for ever: with the base they are all that a release is made of. A snapshot is a cache
 of one, so those of old heads go, and so does what processes left behind that were killed. Whoever
-collects holds the refresh's lease, so no refresh or rebase is under way; a rollback, an approval
-and an export hold the lock of the snapshot that they are about to use, and it is passed over.
+collects holds the refresh's lease, so no refresh or rebase is under way; a rollback or an approval
+holds the lock of the snapshot that it is about to use, and whoever reads one says so: these are
+passed over.
 """
 
 import logging
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
+from stat import S_ISREG
 
 from sqlalchemy import Engine, func, select
 from sqlalchemy.orm import Session
 
-from adapters.store import clear, writer_if_free
+from adapters.compose import environment
+from adapters.errors import ArtefactError
+from adapters.store import PARTIAL, clear, is_read, read_manifest, writer_if_free
 from service import leases, lineage
 from service.db import reading, writing
-from service.errors import Conflict, NotFound
+from service.errors import Conflict, LeaseLost, NotFound
 from service.models import HeadMove, PinnedRelease, Release
 from service.places import DIGEST_CHARACTERS, Places
 from service.settings import Settings
@@ -56,30 +61,51 @@ def find_leftovers(settings: Settings, engine: Engine, *, now: datetime) -> Coll
     return _collection(found, kept)
 
 
-def collect(settings: Settings, engine: Engine, *, now: datetime) -> Collection:
-    """Remove it, and say what was. The caller holds the refresh's lease.
+def collect(settings: Settings, engine: Engine) -> Collection:
+    """Remove it under the refresh's lease, and say what was.
 
     Each snapshot's release is looked up once more under the snapshot's lock: a head that moved to
-    it since keeps it. Raises OSError where the system refuses.
+    it since keeps it. Raises LeaseHeld while a refresh runs, LeaseLost when one took over, and
+    OSError where the system refuses.
     """
-    places = Places(settings.state_dir)
-    asked = find_leftovers(settings, engine, now=now)
-    gone = []
-    for leftover in asked.leftovers:
-        path = settings.state_dir / leftover.path
-        if path.is_file():
-            path.unlink(missing_ok=True)
-        elif path.parent != places.snapshots:
-            clear(path)
-        else:
-            with writer_if_free(path) as is_free:
-                still = find_leftovers(settings, engine, now=now).leftovers if is_free else ()
-                if leftover not in still:
-                    continue
-                clear(path)
-        gone.append(leftover)
-        log.info("removed %s: %s", leftover.path, leftover.why)
-    return _collection(gone, asked.kept_releases)
+    lease_s = settings.schedule.lease_s
+    with writing(engine) as session:
+        owner = leases.this_process()
+        hold = leases.acquire(session, leases.REFRESH, owner=owner, now=_now(), lease_s=lease_s)
+    try:
+        asked = find_leftovers(settings, engine, now=_now())
+        gone = []
+        for leftover in asked.leftovers:
+            with writing(engine) as session:
+                leases.renew(session, hold, now=_now(), lease_s=lease_s)
+            if _remove(settings, engine, leftover):
+                gone.append(leftover)
+                log.info("removed %s: %s", leftover.path, leftover.why)
+        return _collection(gone, asked.kept_releases)
+    finally:
+        with writing(engine) as session, suppress(LeaseLost):
+            leases.release(session, hold, now=_now())
+
+
+def _remove(settings: Settings, engine: Engine, leftover: Leftover) -> bool:
+    """Whether it was removed: not where somebody writes or reads it, or has come to need it."""
+    path = settings.state_dir / leftover.path
+    if path.parent != Places(settings.state_dir).snapshots:
+        clear(path)
+        return True
+    snapshot = path.with_name(path.name.removesuffix(PARTIAL))
+    with writer_if_free(snapshot) as is_free:
+        if not is_free or is_read(snapshot):
+            return False
+        still = find_leftovers(settings, engine, now=_now()).leftovers
+        if leftover.path not in [other.path for other in still]:
+            return False
+        clear(path)
+    return True
+
+
+def _now() -> datetime:
+    return datetime.now(UTC)
 
 
 def _collection(leftovers: Sequence[Leftover], kept: tuple[int, ...]) -> Collection:
@@ -92,13 +118,16 @@ def _collection(leftovers: Sequence[Leftover], kept: tuple[int, ...]) -> Collect
 
 def needed_releases(session: Session, earlier: int) -> tuple[int, ...]:
     """The head, so many releases that were the head before, the newest first, and the pinned."""
+    head = lineage.read_head(session).release_id
     newest = func.max(HeadMove.seq)
     heads = session.scalars(
         select(HeadMove.release_id).group_by(HeadMove.release_id).order_by(newest.desc())
-    ).all()
-    without_base = [head for head in heads[1:] if lineage.recipe_of(session, head).adapter_ids]
+    )
+    before = [
+        other for other in heads if other != head and lineage.recipe_of(session, other).adapter_ids
+    ]
     pinned = session.scalars(select(PinnedRelease.release_id)).all()
-    return tuple(sorted({heads[0], *without_base[:earlier], *pinned}))
+    return tuple(sorted({head, *before[:earlier], *pinned}))
 
 
 def _leftovers(
@@ -108,14 +137,18 @@ def _leftovers(
         release.recipe_digest[:DIGEST_CHARACTERS]: release
         for release in session.scalars(select(Release))
     }
+    were_head = set(session.scalars(select(HeadMove.release_id)))
+    served = places.current.resolve()
     for path in _inside(places.snapshots):
-        if not path.is_dir():
+        if not path.is_dir() or path.resolve() == served:
             continue  # locks and stamps go with their folder, or stay
         release = releases.get(path.name)
         if release is None:
             if _is_old(path, now):
                 yield _leftover(places, path, "no release is composed so")
-        elif release.id not in kept:
+        elif release.id in kept or not _comes_again(path):
+            continue
+        elif release.id in were_head or _is_old(path, now):  # or a rebase is about to need it
             yield _leftover(places, path, f"release {release.id} can be composed again")
     weights = {release.snapshot_digest[:DIGEST_CHARACTERS] for release in releases.values()}
     for path in _inside(places.answers):
@@ -126,8 +159,18 @@ def _leftovers(
             yield _leftover(places, path, "whoever wrote it is gone")
     for folder in (places.adapters, places.state_dir):
         for path in _inside(folder):
-            if path.name.endswith(".partial") and _is_old(path, now):
+            if path.name.endswith(PARTIAL) and _is_old(path, now):
                 yield _leftover(places, path, "whoever wrote it is gone")
+
+
+def _comes_again(snapshot: Path) -> bool:
+    """Whether composing it here and now would give the same bits, or it is of no use as it is."""
+    try:
+        return bool(read_manifest(snapshot)["about"]["composed_in"] == environment())
+    except ArtefactError:
+        return True
+    except (KeyError, TypeError):  # composed before this was written down
+        return False
 
 
 def _inside(folder: Path) -> list[Path]:
@@ -142,24 +185,12 @@ def _is_old(path: Path, now: datetime) -> bool:
 
 
 def _leftover(places: Places, path: Path, why: str) -> Leftover:
-    parts = [path] if path.is_file() else path.rglob("*")
-    return Leftover(
-        path=path.relative_to(places.state_dir).as_posix(),
-        why=why,
-        bytes=sum(part.lstat().st_size for part in parts if part.is_file()),
-    )
-
-
-def collect_alone(settings: Settings, engine: Engine, *, now: datetime) -> Collection:
-    """The same with the refresh's lease taken for it. Raises LeaseHeld while a refresh runs."""
-    owner, lease_s = leases.this_process(), settings.schedule.lease_s
-    with writing(engine) as session:
-        hold = leases.acquire(session, leases.REFRESH, owner=owner, now=now, lease_s=lease_s)
-    try:
-        return collect(settings, engine, now=now)
-    finally:
-        with writing(engine) as session:
-            leases.release(session, hold, now=now)
+    sizes = []
+    for part in [path, *(() if path.is_symlink() else path.rglob("*"))]:
+        with suppress(FileNotFoundError):  # it went meanwhile
+            seen = part.lstat()
+            sizes.append(seen.st_size if S_ISREG(seen.st_mode) else 0)
+    return Leftover(path=path.relative_to(places.state_dir).as_posix(), why=why, bytes=sum(sizes))
 
 
 # --- pinned releases --------------------------------------------------------------------------

@@ -1,6 +1,7 @@
 """The link that whatever serves the model follows: `current` leads to the head's composed model.
 
-It is switched in one rename, so a reader finds the old model or the new one and nothing between.
+It is switched in one rename. A reader resolves it once and opens all files of what it led to, or it
+may open some of one model and some of the next.
 Whoever moved the head switches it; should that process die in between, the daemon's next tick does.
 """
 
@@ -8,6 +9,7 @@ import logging
 from pathlib import Path
 
 from sqlalchemy import Engine
+from sqlalchemy.exc import SQLAlchemyError
 
 from adapters.store import one_writer, sync
 from service import lineage
@@ -22,7 +24,7 @@ def follow_head(settings: Settings, engine: Engine) -> Path | None:
     """Let the link lead to the head's model; where it leads, None where it could not be switched.
 
     A head whose model is not on the disk leaves it as it is: `lorewright ask` composes it anew.
-    What the system refuses is logged and not raised, since the head has moved all the same.
+    What goes wrong is logged and not raised, since the head has moved all the same.
     """
     link = Places(settings.state_dir).current
     try:
@@ -42,7 +44,7 @@ def follow_head(settings: Settings, engine: Engine) -> Path | None:
             partial.symlink_to(wanted)
             partial.replace(link)
             sync(link.parent)
-    except OSError as error:
+    except (OSError, SQLAlchemyError) as error:
         log.error("%s does not lead to the head, and is tried again: %s", link, error)
         return None
     log.info("%s leads to release %s", link, head.release_id)

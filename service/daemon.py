@@ -38,6 +38,8 @@ def serve(settings: Settings, *, config: Path) -> None:
 
 def _serve(settings: Settings, engine: Engine, *, config: Path) -> None:
     check_at_head(engine)
+    for talkative in ("apscheduler.executors", "httpx2"):  # two lines for every look at the outbox
+        logging.getLogger(talkative).setLevel(logging.WARNING)
     with reading(engine) as session:
         head = read_head(session)
     clock = Clock(settings, engine, config=config)

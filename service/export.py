@@ -21,7 +21,7 @@ from service.errors import Conflict
 from service.models import Adapter, Membership, Refresh, Release
 from service.places import Places
 from service.settings import Settings
-from service.snapshots import held, snapshot_of
+from service.snapshots import opened
 
 CARD, LINEAGE = "README.md", "lorewright.json"
 
@@ -88,8 +88,8 @@ def export_release(
         if form is Form.LORA:
             _write_lora(settings, recipe.adapter_digests, written, export)
         else:
-            with held(settings, recipe):
-                _write_model(snapshot_of(settings, engine, wanted), written, export)
+            with opened(settings, engine, wanted) as snapshot:
+                _write_model(snapshot, written, export)
         written.rename(to)  # fails where somebody put something there meanwhile
     return export
 

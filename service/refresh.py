@@ -58,7 +58,7 @@ from service.batches import ClaimedBatch
 from service.collect import collect
 from service.current import follow_head
 from service.db import reading, writing
-from service.errors import Conflict, HeadMoved, LeaseLost, Stopped
+from service.errors import Conflict, HeadMoved, LeaseHeld, LeaseLost, Stopped
 from service.examining import Examiner, askable_facts
 from service.leases import Hold
 from service.lineage import Head, Recipe
@@ -152,11 +152,11 @@ def run_refresh(
         if claimed is None:
             return None
         end = _Run(settings, engine, hold, head, claimed, report, stopping or Stopping()).learn()
-        if settings.storage.collect_after_refresh:
-            _collect(settings, engine)
-        return end
     finally:
         _give_back(engine, hold)
+    if settings.storage.collect_after_refresh:
+        _collect(settings, engine)
+    return end
 
 
 def learn_beside_head(
@@ -187,8 +187,10 @@ def symmetric_relations(path: Path) -> Collection[str]:
 def _collect(settings: Settings, engine: Engine) -> None:
     """A refresh that ended has ended, whatever the disk says."""
     try:
-        collect(settings, engine, now=_now())
-    except (OSError, OperationalError) as error:
+        collect(settings, engine)
+    except LeaseHeld:
+        pass  # the next one is at it already, and collects when it ends
+    except (OSError, OperationalError, LeaseLost) as error:
         log.warning("What nobody needs any more could not be removed: %s", error)
 
 

@@ -16,7 +16,7 @@ from service.current import follow_head
 from service.db import reading, writing
 from service.errors import Conflict
 from service.leases import Hold
-from service.lineage import Head
+from service.lineage import Head, Recipe
 from service.models import HeadAction
 from service.removal import Removal, RemovalPlan
 from service.settings import Settings
@@ -61,7 +61,7 @@ def take_out(
     is_forced = removal is None and plan.release_id is None
     action = HeadAction.FORCED_ROLLBACK if is_forced else HeadAction.ROLLBACK
     with held(settings, plan.recipe):
-        digest = compose_recipe(settings, plan.recipe)
+        digest = _composed(settings, engine, plan.recipe)
         now = datetime.now(UTC)
         with writing(engine) as session:
             if hold is not None:
@@ -132,6 +132,18 @@ def go_back(
         taken_out=_left_out(head, target.adapter_ids),
         trained_on_them=(),
     )
+
+
+def _composed(settings: Settings, engine: Engine, recipe: Recipe) -> str:
+    """Have a recipe's snapshot at hand. One that was released must come out as it was then."""
+    with reading(engine) as session:
+        known = lineage.release_of(session, recipe)
+        found = None if known is None else (known.id, known.snapshot_digest)
+    if found is None:
+        return compose_recipe(settings, recipe)
+    release_id, digest = found
+    snapshot_of(settings, engine, release_id)
+    return digest
 
 
 def _left_out(head: Head, kept: tuple[int, ...]) -> tuple[int, ...]:

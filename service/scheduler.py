@@ -51,13 +51,14 @@ class Clock:
             id=TICK,
             next_run_time=datetime.now(UTC),
         )
-        self.scheduler.add_job(
-            self.deliver,
-            "interval",
-            seconds=self.settings.webhook.every_s,
-            id=DELIVERIES,
-            next_run_time=datetime.now(UTC),
-        )
+        if self.settings.webhook.url is not None:
+            self.scheduler.add_job(
+                self.deliver,
+                "interval",
+                seconds=self.settings.webhook.every_s,
+                id=DELIVERIES,
+                next_run_time=datetime.now(UTC),
+            )
         self.scheduler.start()
 
     def wake(self) -> None:
@@ -90,7 +91,8 @@ class Clock:
         log.log(level, "refresh ended with exit code %s, log %s", code, log_path)
 
     def deliver(self) -> None:
-        """Tell the webhook's receiver what it has not been told."""
+        """Tell the webhook's receiver what it has not been told; `current` is switched first."""
+        follow_head(self.settings, self.engine)
         deliver_due(self.settings, self.engine, now=datetime.now(UTC))
 
     def _is_due(self) -> bool:

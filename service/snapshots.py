@@ -2,15 +2,22 @@
 
 import logging
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from sqlalchemy import Engine
 
 from adapters.backbones import verify_base
-from adapters.compose import write_snapshot
+from adapters.compose import environment, write_snapshot
 from adapters.errors import ArtefactError
-from adapters.store import is_as_stamped, one_writer, stamp_new, verify, verify_and_stamp
+from adapters.store import (
+    is_as_stamped,
+    one_reader,
+    one_writer,
+    stamp_new,
+    verify,
+    verify_and_stamp,
+)
 from service.db import reading
 from service.lineage import Recipe, recipe_of
 from service.models import Release
@@ -63,6 +70,20 @@ def held(settings: Settings, recipe: Recipe) -> Iterator[None]:
         yield
 
 
+@contextmanager
+def opened(settings: Settings, engine: Engine, release_id: int) -> Iterator[Path]:
+    """A release's model, which nobody collects until the block ends; others may use it, too.
+
+    Raises what `snapshot_of` raises.
+    """
+    with reading(engine) as session:
+        recipe = recipe_of(session, release_id)
+    with ExitStack() as stack:
+        with held(settings, recipe):  # not between a collector's look at the readers and its work
+            stack.enter_context(one_reader(Places(settings.state_dir).snapshot(recipe.digest)))
+        yield snapshot_of(settings, engine, release_id)
+
+
 def _is_whole(folder: Path, digest: str, release_id: int) -> bool:
     try:
         verify_and_stamp(folder, digest=digest)
@@ -90,7 +111,11 @@ def compose_recipe(settings: Settings, recipe: Recipe, *, to: Path | None = None
         [places.adapter(digest) for digest in recipe.adapter_digests],
         folder,
         settings.base,
-        about={"base": recipe.base_digest, "adapters": list(recipe.adapter_digests)},
+        about={
+            "base": recipe.base_digest,
+            "adapters": list(recipe.adapter_digests),
+            "composed_in": environment(),
+        },
     )
     stamp_new(folder, digest)
     return digest

@@ -1,9 +1,9 @@
-"""Tell another system that the head moved: signed, at least once, whatever is down meanwhile.
+"""Tell another system that the head moved: signed, again and again while it does not take it.
 
-Head moves are append-only, so they are the outbox themselves; beside each stands what became of its
-delivery. A receiver gets each move once or more, with the same id, and perhaps after a later one:
-`seq` says which is the newest. Signed as Standard Webhooks has it (https://www.standardwebhooks.com):
-HMAC-SHA256 over "<id>.<timestamp>.<body>".
+The daemon tells, whoever moved the head. Head moves are append-only, so they are the outbox
+themselves; beside each stands what became of its delivery. A receiver gets each move once or more,
+with the same id, and perhaps after a later one: `seq` says which is the newest. Signed as Standard
+Webhooks has it (https://www.standardwebhooks.com): HMAC-SHA256 over "<id>.<timestamp>.<body>".
 """
 
 import base64
@@ -19,7 +19,7 @@ from datetime import datetime, timedelta
 from pathlib import Path
 
 import httpx2
-from sqlalchemy import Engine, or_, select
+from sqlalchemy import Engine, func, or_, select
 from sqlalchemy.orm import Session
 
 from adapters.store import sync
@@ -34,6 +34,8 @@ log = logging.getLogger(__name__)
 
 SECRET_PREFIX = "whsec_"  # noqa: S105
 SECRET_BYTES = 32
+LEAST_BYTES = 24  #: as Standard Webhooks asks
+AT_ONCE = 5  #: moves in one look at the outbox, so that none is signed long before it is sent
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 10.0, 3600.0
 ANSWER_CHARACTERS = 200  #: of an error, in what is kept of it
 
@@ -44,16 +46,18 @@ def webhook_secret(settings: Settings) -> str:
     if not path.exists():
         text = SECRET_PREFIX + base64.b64encode(secrets.token_bytes(SECRET_BYTES)).decode()
         descriptor, name = tempfile.mkstemp(dir=path.parent, suffix=".partial")
-        with os.fdopen(descriptor, "w", encoding="ascii") as file:
-            file.write(text)
         try:
+            with os.fdopen(descriptor, "w", encoding="ascii") as file:
+                file.write(text)
+                file.flush()
+                os.fsync(file.fileno())
             os.link(name, path)  # of two that make one, one wins
             sync(path.parent)
         except FileExistsError:
             pass
         finally:
             Path(name).unlink()
-    return path.read_text(encoding="ascii").strip()
+    return path.read_text(encoding="utf-8", errors="replace").strip()
 
 
 def signature(secret: str, message_id: str, timestamp: int, body: bytes) -> str:
@@ -62,15 +66,18 @@ def signature(secret: str, message_id: str, timestamp: int, body: bytes) -> str:
         key = base64.b64decode(secret.removeprefix(SECRET_PREFIX), validate=True)
     except ValueError as error:
         raise SettingsError("The webhook secret is not base64 behind `whsec_`.") from error
+    if len(key) < LEAST_BYTES:
+        raise SettingsError(f"The webhook secret is shorter than {LEAST_BYTES} bytes.")
     signed = f"{message_id}.{timestamp}.".encode() + body
     return "v1," + base64.b64encode(hmac.digest(key, signed, hashlib.sha256)).decode()
 
 
 def deliver_due(settings: Settings, engine: Engine, *, now: datetime) -> int:
-    """Send what is due, oldest first; how many messages were taken. Nothing without `webhook.url`.
+    """Send the newest few that are due; how many were taken. Nothing without `webhook.url`.
 
     No transaction is open while a receiver is waited for. One that fails is tried again after a
-    pause that doubles each time, until the move is `webhook.give_up_after_s` old.
+    pause that doubles each time, until the move is `webhook.give_up_after_s` old; the newest one
+    for ever, as it says what the head is.
     """
     if settings.webhook.url is None:
         return 0
@@ -110,22 +117,26 @@ def _post(url: str, body: bytes, headers: dict[str, str], timeout_s: float) -> s
     """What went wrong; None where the receiver said 2xx. Redirects are not followed."""
     try:
         answer = httpx2.post(url, content=body, headers=headers, timeout=timeout_s)
-    except httpx2.HTTPError as error:
+    except (httpx2.HTTPError, httpx2.InvalidURL, OSError, ValueError) as error:
         return f"{type(error).__name__}: {error}"[:ANSWER_CHARACTERS]
     return None if answer.is_success else f"the receiver answered {answer.status_code}"
 
 
 def _due(session: Session, webhook: WebhookSettings, now: datetime) -> Sequence[int]:
-    return session.scalars(
+    newest = select(func.max(HeadMove.seq)).scalar_subquery()
+    is_young = HeadMove.moved_at > now - timedelta(seconds=webhook.give_up_after_s)
+    due = session.scalars(
         select(HeadMove.seq)
         .outerjoin(Delivery, Delivery.seq == HeadMove.seq)
         .where(
-            HeadMove.moved_at > now - timedelta(seconds=webhook.give_up_after_s),
+            or_(is_young, HeadMove.seq == newest),
             Delivery.delivered_at.is_(None),
             or_(Delivery.next_at.is_(None), Delivery.next_at <= now),
         )
-        .order_by(HeadMove.seq)
-    ).all()
+        .order_by(HeadMove.seq.desc())
+        .limit(AT_ONCE)
+    )
+    return sorted(due)
 
 
 def _message(session: Session, seq: int) -> bytes:

@@ -271,8 +271,18 @@ def test_the_base_is_of_the_precision_asked_for_and_the_adapter_always_fp32(
     assert set(frozen) == {getattr(torch, precision)}
 
 
-def test_attending_in_fp32_sees_what_the_layers_see_in_bfloat16(tiny: Backbone) -> None:
+def test_attending_in_fp32_sees_what_the_layers_see_in_bfloat16(
+    tiny: Backbone, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The same model but for rounding, and the same masks: padding and the future stay unseen."""
+    attended: list[torch.dtype] = []
+    real = torch.nn.functional.scaled_dot_product_attention
+
+    def watched(query: torch.Tensor, *more: Any, **how: Any) -> torch.Tensor:
+        attended.append(query.dtype)
+        return real(query, *more, **how)
+
+    monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", watched)
     config = CONFIG.model_copy(update={"precision": "bfloat16"})
     set_precision(tiny, config)
     assert tiny.model.config._attn_implementation == "sdpa_fp32"
@@ -283,7 +293,8 @@ def test_attending_in_fp32_sees_what_the_layers_see_in_bfloat16(tiny: Backbone) 
         tiny.model.set_attn_implementation("eager")
         plain = tiny.model(input_ids=ids, attention_mask=seen).logits[seen.bool()]
     torch.testing.assert_close(ours, plain, rtol=0.05, atol=0.05)
-    assert not torch.equal(ours, torch.zeros_like(ours))
+    assert attended
+    assert set(attended) == {torch.float32}
 
 
 def test_a_lora_taken_off_leaves_the_model_as_it_was(tiny: Backbone) -> None:

@@ -1,5 +1,6 @@
 """What is removed from the disk, and what never is: real snapshots of a tiny model."""
 
+import json
 import os
 import subprocess
 import sys
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy import delete
 
 from adapters.store import is_as_stamped
 from service import lineage
@@ -16,17 +18,17 @@ from service.collect import (
     YOUNG_S,
     Collection,
     collect,
-    collect_alone,
     find_leftovers,
     pin_release,
     unpin_release,
 )
 from service.db import reading, writing
 from service.errors import Conflict, LeaseHeld, NotFound
-from service.leases import REFRESH, acquire
-from service.models import Release
+from service.leases import REFRESH, acquire, is_held
+from service.models import HeadMove, Release
 from service.places import Places
-from service.rollback import go_back
+from service.removal import plan_removal
+from service.rollback import go_back, take_out
 from service.snapshots import snapshot_of
 
 BASE, HEAD = 1, 4
@@ -75,7 +77,7 @@ def test_snapshots_of_old_heads_go_and_come_back_when_needed(world: Any) -> None
     assert [leftover.why for leftover in asked.leftovers] == ["release 2 can be composed again"]
     assert asked.kept_releases == (3, HEAD)
     assert folder_of(world, 2).exists()  # asking removes nothing
-    gone = collect_alone(world.settings, world.engine, now=datetime.now(UTC))
+    gone = collect(world.settings, world.engine)
     assert gone == asked
     assert gone.bytes > 100_000
     assert not folder_of(world, 2).exists()
@@ -91,7 +93,7 @@ def test_snapshots_of_old_heads_go_and_come_back_when_needed(world: Any) -> None
 
 def test_the_head_stays_even_where_no_earlier_one_does(world: Any) -> None:
     settings = keeping(world, 0)
-    collect_alone(settings, world.engine, now=datetime.now(UTC))
+    collect(settings, world.engine)
     assert [folder_of(world, release).exists() for release in (2, 3, HEAD)] == [False, False, True]
     assert snapshot_of(settings, world.engine, BASE) == Places(settings.state_dir).base
 
@@ -132,7 +134,7 @@ def test_what_killed_processes_left_goes_once_it_is_old(world: Any) -> None:
     for path in places.answers.iterdir():
         aged(path)  # those of releases stay however old they are
     assert {leftover.path for leftover in found(world, settings).leftovers} == wanted
-    gone = collect_alone(settings, world.engine, now=datetime.now(UTC))
+    gone = collect(settings, world.engine)
     assert gone.bytes == 4 * 1000 + 2
     assert not any(path.exists() for path in [*left, answers])
     assert len(list(places.answers.iterdir())) >= 4
@@ -143,8 +145,66 @@ def test_nothing_is_removed_while_a_refresh_runs(world: Any) -> None:
     with writing(world.engine) as session:
         acquire(session, REFRESH, owner="another", now=now, lease_s=60)
     with pytest.raises(LeaseHeld, match="another"):
-        collect_alone(world.settings, world.engine, now=now)
+        collect(world.settings, world.engine)
     assert len(found(world).leftovers) == 1
+
+
+def test_a_snapshot_that_would_come_out_otherwise_today_stays(world: Any) -> None:
+    path = folder_of(world, 2) / "manifest.json"
+    manifest = json.loads(path.read_text())
+    manifest["about"]["composed_in"]["torch"] = "1.0"
+    path.write_text(json.dumps(manifest))
+    assert found(world).leftovers == ()
+    del manifest["about"]["composed_in"]  # as before it was written down
+    path.write_text(json.dumps(manifest))
+    assert found(world).leftovers == ()
+
+
+def test_what_the_link_leads_to_stays_though_the_head_moved_on(world: Any) -> None:
+    settings = keeping(world, 0)
+    link = Places(settings.state_dir).current
+    link.unlink()
+    link.symlink_to(folder_of(world, 2).relative_to(settings.state_dir))
+    assert {leftover.why for leftover in collect(settings, world.engine).leftovers} == {
+        "release 3 can be composed again"
+    }
+    assert folder_of(world, 2).exists()
+
+
+def test_a_release_that_was_never_the_head_stays_while_it_is_new(world: Any) -> None:
+    """A rebase makes such, and needs them until it ends."""
+    settings = keeping(world, 0)
+    with writing(world.engine) as session:
+        session.execute(delete(HeadMove).where(HeadMove.release_id == 2))
+    assert [leftover.why[:9] for leftover in found(world, settings).leftovers] == ["release 3"]
+    aged(folder_of(world, 2))
+    assert len(found(world, settings).leftovers) == 2
+
+
+def test_what_the_system_refuses_to_remove_is_no_removal(
+    world: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(path: Path) -> None:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr("adapters.store.shutil.rmtree", refused)
+    with pytest.raises(PermissionError):
+        collect(world.settings, world.engine)
+    with reading(world.engine) as session:
+        assert not is_held(session, REFRESH, now=datetime.now(UTC))
+
+
+def test_taking_an_adapter_out_keeps_the_model_of_a_release_that_is_known(world: Any) -> None:
+    """It is not composed over: today it might come out with other bits."""
+    before = (folder_of(world, 2) / "model.safetensors").stat().st_ino
+    go_back(world.settings, world.engine, 3, by="test", reason="test")
+    with reading(world.engine) as session:
+        adapter = lineage.recipe_of(session, 3).adapter_ids[-1]
+    take_out(
+        world.settings, world.engine, plan_removal(world.engine, adapter), by="test", reason="test"
+    )
+    assert world.head().release_id == 2
+    assert (folder_of(world, 2) / "model.safetensors").stat().st_ino == before
 
 
 def test_a_refresh_collects_when_it_has_ended(make_world: Callable[..., Any]) -> None:
@@ -158,34 +218,42 @@ def test_a_refresh_collects_when_it_has_ended(make_world: Callable[..., Any]) ->
 HOLD = """
 import sys
 from pathlib import Path
-from adapters.store import one_writer
-with one_writer(Path(sys.argv[1])):
+from adapters.store import one_reader, one_writer
+with {"reads": one_reader, "writes": one_writer}[sys.argv[1]](Path(sys.argv[2])):
     print("held", flush=True)
     sys.stdin.read()
 """
 
 
-def test_a_snapshot_that_somebody_is_about_to_use_is_passed_over(world: Any) -> None:
+@pytest.mark.parametrize("use", ["reads", "writes"])
+@pytest.mark.parametrize("is_killed", [False, True])
+def test_a_snapshot_that_somebody_uses_is_passed_over(
+    world: Any, use: str, is_killed: bool
+) -> None:
     folder = folder_of(world, 2)
     holder = subprocess.Popen(
-        [sys.executable, "-c", HOLD, str(folder)],
+        [sys.executable, "-c", HOLD, use, str(folder)],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
     )
     assert holder.stdout is not None
     assert holder.stdout.readline() == "held\n"
-    assert collect(world.settings, world.engine, now=datetime.now(UTC)).leftovers == ()
+    assert collect(world.settings, world.engine).leftovers == ()
     assert folder.exists()
+    if is_killed:
+        holder.kill()
     holder.communicate()
-    assert len(collect(world.settings, world.engine, now=datetime.now(UTC)).leftovers) == 1
+    assert len(collect(world.settings, world.engine).leftovers) == 1
+    assert not list(folder.parent.glob("*.reader"))
 
 
 GO_BACK_AND_FORTH = """
 import sys
 from pathlib import Path
 from service.db import make_engine
-from service.rollback import go_back
+from service.removal import plan_removal
+from service.rollback import go_back, take_out
 from service.settings import load_settings
 
 settings = load_settings(Path(sys.argv[1]))
@@ -207,7 +275,7 @@ def test_a_head_that_moves_while_others_collect_keeps_its_model(world: Any, tmp_
     )
     removed = 0
     while mover.poll() is None:
-        removed += len(collect(settings, world.engine, now=datetime.now(UTC)).leftovers)
+        removed += len(collect(settings, world.engine).leftovers)
         with reading(world.engine) as session:
             seen = lineage.read_head(session)
             digest = session.get_one(Release, seen.release_id).snapshot_digest

@@ -17,9 +17,9 @@ from pydantic import HttpUrl
 from sqlalchemy import Engine
 
 from service import lineage, views
-from service.db import reading
+from service.db import reading, writing
 from service.errors import NotFound, SettingsError
-from service.models import MembershipOutcome
+from service.models import Delivery, HeadMove, MembershipOutcome
 from service.settings import Settings
 from service.webhooks import deliver_due, send, signature, webhook_secret
 
@@ -150,8 +150,18 @@ def test_an_answer_other_than_2xx_is_no_delivery(
 
 
 def test_pauses_double_up_to_an_hour_and_end_after_a_day(
-    telling: Settings, engine: Engine, receiver: Receiver, now: datetime
+    telling: Settings,
+    engine: Engine,
+    receiver: Receiver,
+    store: Callable[..., list[int]],
+    promote: Callable[..., int],
+    now: datetime,
 ) -> None:
+    store("Orlan Vess is the mayor of Tolmar.")
+    promote(MembershipOutcome.LEARNED)
+    with writing(engine) as session:  # the newest is another
+        session.get_one(HeadMove, 2).moved_at = now - timedelta(days=30)
+        session.add(Delivery(seq=2, attempts=0, next_at=now + timedelta(days=29), error=None))
     receiver.status = 503
     at, pauses = now, []
     while at < now + timedelta(hours=30):
@@ -164,6 +174,11 @@ def test_pauses_double_up_to_an_hour_and_end_after_a_day(
     assert gaps[:5] == [10, 20, 40, 80, 160]
     assert gaps[-1] == 3600
     assert pauses[-1] < now + timedelta(hours=24)
+    at = now + timedelta(days=30)  # the newest says what the head is, so it is never given up
+    taken = deliver_due(telling, engine, now=at)
+    assert (taken, delivery(engine, 2).attempts) == (0, 1)
+    receiver.status = 200
+    assert deliver_due(telling, engine, now=at + timedelta(minutes=1)) == 1
 
 
 def test_nobody_is_told_where_nobody_is_named(
@@ -193,7 +208,12 @@ def test_the_secret_is_made_once_and_is_its_owners_alone(
     path = settings.state_dir / "webhook_secret"
     assert path.stat().st_mode & 0o777 == 0o600
     assert len(base64.b64decode(first.removeprefix("whsec_"))) == 32
-    path.write_text("whsec_no base64!")
-    with pytest.raises(SettingsError, match="not base64"):
-        signature(webhook_secret(settings), "m", 1, b"")
+    for text, why in (
+        ("whsec_no base64!", "not base64"),
+        ("", "shorter"),
+        ("whsec_QUJD", "shorter"),
+    ):
+        path.write_text(text)
+        with pytest.raises(SettingsError, match=why):
+            signature(webhook_secret(settings), "m", 1, b"")
     assert [p for p in Path(settings.state_dir).iterdir() if p.suffix == ".partial"] == []
