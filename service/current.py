@@ -2,7 +2,7 @@
 
 It is switched in one rename. A reader resolves it once and opens all files of what it led to, or it
 may open some of one model and some of the next.
-Whoever moved the head switches it; should that process die in between, the daemon's next tick does.
+Whoever moved the head switches it; should that process die in between, the daemon does.
 """
 
 import logging
@@ -34,7 +34,11 @@ def follow_head(settings: Settings, engine: Engine) -> Path | None:
             places, recipe = Places(settings.state_dir), head.recipe
             target = places.snapshot(recipe.digest) if recipe.adapter_ids else places.base
             if not target.is_dir():
-                log.error("the model of release %s is not on the disk", head.release_id)
+                log.error(
+                    "the model of release %s, the head, is not on the disk; `lorewright ask` "
+                    "composes it again",
+                    head.release_id,
+                )
                 return None
             wanted = target.relative_to(settings.state_dir)
             if link.is_symlink() and link.readlink() == wanted:

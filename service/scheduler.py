@@ -24,7 +24,7 @@ from service.webhooks import deliver_due
 
 log = logging.getLogger(__name__)
 
-TICK, DELIVERIES = "refresh tick", "deliveries"
+TICK, FOLLOWING = "refresh tick", "head moves"
 
 
 class Clock:
@@ -51,14 +51,13 @@ class Clock:
             id=TICK,
             next_run_time=datetime.now(UTC),
         )
-        if self.settings.webhook.url is not None:
-            self.scheduler.add_job(
-                self.deliver,
-                "interval",
-                seconds=self.settings.webhook.every_s,
-                id=DELIVERIES,
-                next_run_time=datetime.now(UTC),
-            )
+        self.scheduler.add_job(
+            self.follow,
+            "interval",
+            seconds=self.settings.webhook.every_s,
+            id=FOLLOWING,
+            next_run_time=datetime.now(UTC),
+        )
         self.scheduler.start()
 
     def wake(self) -> None:
@@ -67,7 +66,6 @@ class Clock:
 
     def tick(self) -> None:
         """Run a refresh if one is due, and wait for its end."""
-        follow_head(self.settings, self.engine)
         with self.lock:
             if self.is_stopping or not self._is_due():
                 return
@@ -90,8 +88,11 @@ class Clock:
         level = logging.INFO if code == 0 else logging.ERROR
         log.log(level, "refresh ended with exit code %s, log %s", code, log_path)
 
-    def deliver(self) -> None:
-        """Tell the webhook's receiver what it has not been told; `current` is switched first."""
+    def follow(self) -> None:
+        """Let `current` lead to the head, then tell the webhook's receiver of what it was not told.
+
+        A job of its own: a refresh keeps the tick for hours, and a wake-up during one is lost.
+        """
         follow_head(self.settings, self.engine)
         deliver_due(self.settings, self.engine, now=datetime.now(UTC))
 

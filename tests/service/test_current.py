@@ -72,7 +72,7 @@ def test_what_it_leads_to_opens_as_a_model(world: Any) -> None:
 def test_a_head_moves_also_where_the_link_cannot(
     world: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Somebody made a folder there. The daemon's next tick finds it gone, and mends the link."""
+    """Somebody made a folder there. The daemon finds it gone, and mends the link."""
     link = Places(world.settings.state_dir).current
     link.unlink()
     (link / "of_somebody").mkdir(parents=True)
@@ -81,7 +81,7 @@ def test_a_head_moves_also_where_the_link_cannot(
     assert "is tried again" in caplog.text
     assert (link / "of_somebody").is_dir()
     shutil.rmtree(link)
-    Clock(world.settings, world.engine, config=tmp_path / "settings.yaml").tick()
+    Clock(world.settings, world.engine, config=tmp_path / "settings.yaml").follow()
     assert served(world) == released(world, 2)
 
 
