@@ -17,7 +17,6 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 from filelock import FileLock, Timeout
@@ -29,7 +28,6 @@ log = logging.getLogger(__name__)
 MANIFEST = "manifest.json"
 PARTIAL = ".partial"  #: behind the name of what is still being written
 CHUNK_BYTES = 1 << 20
-NOTHING: Mapping[str, str] = MappingProxyType({})
 
 
 def canonical_digest(value: Any) -> str:
@@ -46,7 +44,7 @@ def file_digest(path: Path) -> str:
     return digest.hexdigest()
 
 
-def file_digests(folder: Path, known: Mapping[str, str] = NOTHING) -> dict[str, str]:
+def file_digests(folder: Path, known: Mapping[str, str] | None = None) -> dict[str, str]:
     """sha256 by relative name of every file in the folder but the manifest; the known unread.
 
     Raises ArtefactError for anything that is not a plain file, so a link cannot lead outside.
@@ -57,7 +55,7 @@ def file_digests(folder: Path, known: Mapping[str, str] = NOTHING) -> dict[str, 
             raise ArtefactError(f"{path} is not a plain file; an artefact holds nothing else.")
         if path.is_file() and path.name != MANIFEST:
             name = path.relative_to(folder).as_posix()
-            digests[name] = known.get(name) or file_digest(path)
+            digests[name] = (known or {}).get(name) or file_digest(path)
     return digests
 
 
@@ -169,7 +167,7 @@ def write_manifest(
 
     Files whose `digests` by name are known from writing them are not read.
     """
-    files = file_digests(folder, digests or {})
+    files = file_digests(folder, digests)
     digest = canonical_digest(files)
     manifest = {
         "kind": kind,

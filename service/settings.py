@@ -74,7 +74,7 @@ class StorageSettings(Section):
 class WebhookSettings(Section):
     url: HttpUrl | None = None  #: is told of every head move; None: nobody is
     timeout_s: Seconds = 10
-    every_s: Seconds = 10  #: how often the daemon looks whether something is to be delivered
+    every_s: Seconds = 10  #: how often the daemon looks for head moves to follow and to tell
     give_up_after_s: Seconds = 86_400  #: a move as old as this is not delivered any more
 
 
