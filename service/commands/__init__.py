@@ -1,0 +1,1 @@
+"""What `lorewright` can be told, a module for each kind of thing."""

@@ -1,0 +1,90 @@
+"""The state directory: made ready, served, cleaned up."""
+
+import logging
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from typing import Annotated, Any
+
+import typer
+
+from service.commands.console import Json, context, out, progress_bar, show
+from service.db import upgrade
+
+group = typer.Typer(no_args_is_help=True, help="The database's schema.")
+
+
+def init(
+    measure: Annotated[
+        bool, typer.Option(help="Ask the base what every refresh needs of it; or the first does.")
+    ] = True,
+    as_json: Json = False,
+) -> None:
+    """Create the database, convert the base model and ask it, make the first release.
+
+    Safe to repeat.
+    """
+    from service.initialise import initialise, measure_base
+    from service.progress import Progress as Step
+
+    done = initialise(context.settings)
+    if measure:
+        with progress_bar() as report:
+            measure_base(
+                context.settings,
+                report=lambda step, steps: report(Step(phase="asking", step=step, steps=steps)),
+            )
+    made = "converted" if done.was_converted else "there already, verified"
+    show(
+        done,
+        as_json,
+        lambda: [f"{done.base}: {made}.", f"The head is release {done.head_release}."],
+    )
+
+
+def serve() -> None:
+    """Run the daemon: API and clock, until SIGTERM."""
+    from service.daemon import serve as serve_forever
+
+    logging.getLogger().setLevel(logging.INFO)
+    serve_forever(context.settings, config=context.config)
+
+
+def gc(
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Only say what would be removed.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Remove what can be composed again or was left behind; adapters always stay."""
+    from service.collect import collect, find_leftovers
+
+    settings, engine = context.settings, context.engine()
+    if dry_run:
+        found = find_leftovers(settings, engine, now=datetime.now(UTC))
+    else:
+        found = collect(settings, engine)
+
+    def render() -> Iterator[Any]:
+        from service.tables import table_of
+
+        if found.leftovers:
+            yield table_of(found.leftovers, ("path", "why", "bytes"), title="leftovers")
+        kept = ", ".join(map(str, found.kept_releases))
+        verb = "would be" if dry_run else "are"
+        yield f"{found.bytes} bytes {verb} free again; the models of releases {kept} stay."
+
+    show(found, as_json, lambda: list(render()))
+
+
+@group.command("upgrade")
+def db_upgrade() -> None:
+    """Create the database or bring it to the newest schema."""
+    upgrade(context.settings.url)
+    out.print("The database is at the newest schema.")
+
+
+@group.command("check")
+def db_check() -> None:
+    """Is the database at the schema that this version needs?"""
+    context.engine()
+    out.print("The database is at the newest schema.")
