@@ -139,11 +139,13 @@ def create_app(settings: Settings, engine: Engine, clock: Wakeable) -> FastAPI:
     async def post_facts(request: Request, caller: Ingest) -> JSONResponse:
         """Store one fact or a list of facts, each with an outcome of its own."""
         items = await _read_items(request, settings)
-        result = await run_in_threadpool(ingest, engine, settings, items, caller)
+        result = await run_in_threadpool(ingest, engine, settings, items, caller, pepper)
         if result.refused < len(result.items):
             return JSONResponse(result.model_dump(exclude_none=True))
         conflict = all(
-            problem.title == "conflict" for item in result.items for problem in item.problems
+            problem.title in ("conflict", "erased")
+            for item in result.items
+            for problem in item.problems
         )
         status = HTTPStatus.CONFLICT if conflict else HTTPStatus.UNPROCESSABLE_ENTITY
         raise Problem(
@@ -230,6 +232,17 @@ def create_app(settings: Settings, engine: Engine, clock: Wakeable) -> FastAPI:
         with reading(engine) as session:
             return history.changes_between(session, since, release_id)
 
+    @app.get("/v1/erasures", dependencies=reads)
+    def get_erasures(before: Before = None, limit: Limit = 50) -> views.Page[views.ErasureView]:
+        with reading(engine) as session:
+            return views.list_erasures(session, before=before, limit=limit)
+
+    @app.get("/v1/erasures/{erasure_id}", dependencies=reads)
+    def get_erasure(erasure_id: Id) -> views.ErasureView:
+        """What went with some facts, by numbers and digests."""
+        with reading(engine) as session:
+            return views.show_erasure(session, erasure_id)
+
     @app.get("/v1/head", dependencies=reads)
     def get_head() -> views.HeadView:
         with reading(engine) as session:
@@ -295,7 +308,7 @@ async def _read_body(request: Request, settings: Settings) -> bytes:
 
 
 def ingest(
-    engine: Engine, settings: Settings, items: Sequence[Any], caller: Caller
+    engine: Engine, settings: Settings, items: Sequence[Any], caller: Caller, pepper: bytes
 ) -> IngestResult:
     """Validate every item by itself and store the good ones, durably before this returns.
 
@@ -306,7 +319,7 @@ def ingest(
     for first in range(0, len(items), ITEMS_A_TRANSACTION):
         part = items[first : first + ITEMS_A_TRANSACTION]
         checked = [_check(item, settings) for item in part]
-        results += _store(settings, engine, checked, caller, first=first)
+        results += _store(settings, engine, checked, caller, pepper, first=first)
     counts = [result.outcome for result in results]
     return IngestResult(
         stored=counts.count("stored"),
@@ -329,6 +342,7 @@ def _store(
     engine: Engine,
     checked: Sequence[FactIn | list[ItemProblem]],
     caller: Caller,
+    pepper: bytes,
     *,
     first: int,
 ) -> list[ItemResult]:
@@ -344,6 +358,7 @@ def _store(
                     source=caller.source,
                     recorded_by=caller.key_id,
                     held_reason=facts.reason_to_hold(fact, settings.facts),
+                    pepper=pepper,
                     now=now,
                 )
                 results.append(_item_result(index, outcome))
@@ -353,6 +368,13 @@ def _store(
 
 
 def _item_result(index: int, outcome: facts.ItemOutcome) -> ItemResult:
+    if outcome.stored is Stored.ERASED:
+        detail = (
+            f"Fact {outcome.id}, which had this key, was erased. If it is to be known after all, "
+            "send it under an external_id of its own."
+        )
+        problem = ItemProblem(title="erased", detail=detail, pointer="/external_id")
+        return ItemResult(index=index, outcome="refused", problems=[problem])
     if outcome.stored is not Stored.CONFLICT:
         return ItemResult(
             index=index,

@@ -92,6 +92,7 @@ class RemovedFacts:
     known_facts: int  #: how many there are of which these were drawn
     unasked: Mapping[str, Collection[Direction]]  #: as in ClaimedBatch
     replayed_by: Mapping[int, int]  #: adapter that stays -> how many removed facts it replayed
+    trained_by: frozenset[int]  #: adapters that stay, and were trained on facts to be erased
 
 
 def count_pending(session: Session, *, at_most_of_source: int | None = None, now: datetime) -> int:
@@ -419,6 +420,7 @@ def draw_removal(
     gone: Collection[int],
     taken: Collection[int],
     kept: Collection[int],
+    erased: Collection[int] = (),
     retain_at_most: int,
     symmetric: Collection[str] = (),
     now: datetime,
@@ -426,19 +428,22 @@ def draw_removal(
     """What is asked of a release with the batches `kept` in place of a head that has `gone`, too.
 
     Of those that are gone, some were `taken` out, and others may have been trained again. A fact
-    that a batch that is kept has, too, or says just the same as one that has, is not removed. What
-    is to be retained is what the head's other batches learned.
+    that a batch that is kept has, too, or says just the same as one that has, is not removed,
+    unless it is to be `erased`. What is to be retained is what the head's other batches learned.
     """
     other = aliased(Membership)
+    erasing = FactRow.id.in_(sorted(erased))
     rows = session.scalars(
         select(FactRow)
         .where(
-            FactRow.id.in_(
+            erasing
+            | FactRow.id.in_(
                 select(Membership.fact_id).where(
                     Membership.batch_id.in_(sorted(gone)), Membership.outcome.in_(IN_HEAD)
                 )
             ),
-            ~exists().where(
+            erasing
+            | ~exists().where(
                 other.fact_id == FactRow.id,
                 other.batch_id.in_(sorted(kept)),
                 other.outcome.in_(IN_HEAD),
@@ -470,7 +475,17 @@ def draw_removal(
         .group_by(Adapter.id)
         .order_by(Adapter.id)
     )
+    trained = session.scalars(
+        select(Adapter.id)
+        .join(Membership, Membership.batch_id == Adapter.batch_id)
+        .where(
+            Adapter.batch_id.in_(sorted(kept)),
+            Membership.fact_id.in_(sorted(erased)),
+            Membership.outcome.in_(IN_HEAD),
+        )
+    )
     return RemovedFacts(
+        trained_by=frozenset(trained),
         facts=facts,
         retained=retained,
         known_facts=len(known),

@@ -17,6 +17,7 @@ from adapters.errors import AdapterError
 from service.commands import (
     adapters,
     deliveries,
+    erasures,
     facts,
     keys,
     learning,
@@ -54,6 +55,7 @@ for name, group in {
     "adapters": adapters.group,
     "releases": releases.group,
     "deliveries": deliveries.group,
+    "erasures": erasures.group,
     "pins": pins.group,
     "keys": keys.group,
     "db": state.group,

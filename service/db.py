@@ -7,6 +7,7 @@ lock at the start (BEGIN IMMEDIATE), so two writers wait for each other instead 
 import importlib
 import logging
 import sqlite3
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,10 +21,11 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, Engine, create_engine, event, make_url
 from sqlalchemy.orm import Session
 
-from service.errors import DatabaseNotReady
+from service.errors import Conflict, DatabaseNotReady
 
 ROOT = Path(__file__).parent.parent
 BUSY_TIMEOUT_MS = 15_000
+REWRITE_TRIES = 10
 #: The first SQLite whose write-ahead log survives several processes writing at once.
 FIRST_SAFE_SQLITE = (3, 51, 3)
 
@@ -85,6 +87,31 @@ def reading(engine: Engine) -> Iterator[Session]:
     """One consistent view of the database, without a write lock."""
     with Session(engine.execution_options(reading=True)) as session:
         yield session
+
+
+def rewrite(engine: Engine) -> None:
+    """Write the database's files anew, so that nothing overwritten or deleted is left in them.
+
+    Raises Conflict where somebody still reads what was there before.
+    """
+    if engine.url.get_backend_name() != "sqlite":
+        with engine.execution_options(isolation_level="AUTOCOMMIT").connect() as connection:
+            connection.exec_driver_sql("VACUUM FULL")
+        return
+    raw = engine.raw_connection()
+    try:
+        cursor = raw.cursor()
+        cursor.execute("VACUUM")
+        for _ in range(REWRITE_TRIES):
+            is_busy, *_ = cursor.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+            if not is_busy:
+                return
+            time.sleep(1)
+    finally:
+        raw.close()
+    raise Conflict(
+        f"Somebody still reads {engine.url.database} as it was; once they have ended, do it again."
+    )
 
 
 def alembic_config(url: str) -> Config:

@@ -1,5 +1,7 @@
 """Facts: stored once, superseded, retracted, and the one function that derives their state."""
 
+import hashlib
+import hmac
 import json
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
@@ -47,6 +49,7 @@ class FactState(StrEnum):
     ROLLED_BACK = "rolled_back"  #: its adapter was in a head and no longer is
     SUPERSEDED = "superseded"  #: replaced by a newer fact
     RETRACTED = "retracted"  #: withdrawn by its owner
+    ERASED = "erased"  #: the same, and nothing that it said is left (service.erasure)
 
 
 class Stored(StrEnum):
@@ -55,6 +58,7 @@ class Stored(StrEnum):
     STORED = "stored"
     DUPLICATE = "duplicate"  #: the same body under the same key: nothing to do
     CONFLICT = "conflict"  #: another body under the same key: refused
+    ERASED = "erased"  #: its key is that of a fact that was erased: refused
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -107,15 +111,17 @@ def insert_fact(
     source: str,
     recorded_by: str,
     held_reason: str | None = None,
+    pepper: bytes | None = None,
     now: datetime,
 ) -> ItemOutcome:
     """Store one fact, unless its source already has one under the same key.
 
-    `held_reason` says why it must wait for an admin, where it must.
+    `held_reason` says why it must wait for an admin, where it must. With the installation's
+    `pepper` a key is known again whose fact was erased.
 
     A savepoint holds the item, so a neighbour in the same transaction never suffers from it.
     """
-    held = _held(session, source, fact.key)
+    held = _held(session, source, fact.key, pepper)
     if held is not None:
         return _seen_before(fact, held)
     row = FactRow(
@@ -149,18 +155,26 @@ def insert_fact(
     )
 
 
-def _held(session: Session, source: str, key: str) -> FactRow | None:
+def _held(session: Session, source: str, key: str, pepper: bytes | None = None) -> FactRow | None:
+    keys = [key] if pepper is None else [key, key_once_erased(source, key, pepper)]
     return session.scalar(
-        select(FactRow).where(FactRow.source == source, FactRow.external_id == key)
+        select(FactRow).where(FactRow.source == source, FactRow.external_id.in_(keys))
     )
+
+
+def key_once_erased(source: str, key: str, pepper: bytes) -> str:
+    """What stands for a key of an erased fact: it can be checked, but not read or guessed."""
+    code = hmac.new(pepper, json.dumps([source, key]).encode(), hashlib.sha256)
+    return f"erased:{code.hexdigest()}"
 
 
 def _seen_before(fact: FactIn, held: FactRow) -> ItemOutcome:
     is_same = held.body_digest == fact.digest
+    stored = Stored.DUPLICATE if is_same else Stored.CONFLICT
     return ItemOutcome(
-        stored=Stored.DUPLICATE if is_same else Stored.CONFLICT,
+        stored=stored if held.erased_at is None else Stored.ERASED,
         id=held.id,
-        external_id=held.external_id,
+        external_id=fact.key,
         digest=fact.digest,
         held_digest=held.body_digest,
         waits_for=None if held.approved_at else held.held_reason,
@@ -354,6 +368,8 @@ def state_of(
     fact: FactRow, membership: Membership | None, in_head: Iterable[int], *, now: datetime
 ) -> FactState:
     """One fact's state from its latest membership that was not freed, and the head's batches."""
+    if fact.erased_at is not None:
+        return FactState.ERASED
     if fact.retracted_at is not None:
         return FactState.RETRACTED
     if fact.superseded_by is not None:

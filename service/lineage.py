@@ -110,6 +110,22 @@ def recipe_of(session: Session, release_id: int) -> Recipe:
     return _recipe(release.base_digest, adapters)
 
 
+def check_not_erased(session: Session, release_id: int) -> None:
+    """Raises Conflict for a release that cannot be composed any more."""
+    erased = session.scalar(
+        select(Adapter)
+        .join(ReleaseAdapter, ReleaseAdapter.adapter_id == Adapter.id)
+        .where(ReleaseAdapter.release_id == release_id, Adapter.erased_at.is_not(None))
+        .limit(1)
+    )
+    if erased is not None and erased.erased_at is not None:
+        raise Conflict(
+            f"Release {release_id} is gone for good: its adapter {erased.id} was deleted at "
+            f"{erased.erased_at.isoformat(timespec='seconds')}, when facts that it had seen were "
+            "erased."
+        )
+
+
 def _recipe(base_digest: str, adapters: Sequence[Adapter]) -> Recipe:
     return Recipe(
         base_digest=base_digest,
@@ -309,6 +325,11 @@ def undecided_candidate(session: Session, adapter_id: int) -> tuple[Head, Recipe
             f"Adapter {adapter_id} is of refresh {refresh.id}, which ended as "
             f"{refresh.outcome or 'nothing yet'}: only one of which the gate could not tell "
             f"({RefreshOutcome.INSUFFICIENT}) can be let in."
+        )
+    if adapter.erased_at is not None:
+        raise Conflict(
+            f"Adapter {adapter_id} was deleted at {adapter.erased_at.isoformat(timespec='seconds')}"
+            ", when facts that it had seen were erased."
         )
     head = read_head(session)
     if head.release_id != adapter.trained_on:

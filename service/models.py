@@ -135,6 +135,7 @@ class FactRow(Base):
     held_reason: Mapped[str | None]  #: why an admin must approve it before it is trained
     approved_at: Mapped[datetime | None]
     approved_by: Mapped[str | None]
+    erased_at: Mapped[datetime | None]  #: since then only a tombstone: nothing that it said is left
 
 
 class Release(Base):
@@ -282,6 +283,7 @@ class Adapter(Base):
     base_digest: Mapped[str]
     about: Mapped[dict[str, Any]]  #: configuration, seed and versions it was trained with
     created_at: Mapped[datetime]
+    erased_at: Mapped[datetime | None]  #: since then its weights are gone, with a fact's erasure
 
 
 class ReleaseAdapter(Base):
@@ -334,6 +336,20 @@ class Delivery(Base):
     error: Mapped[str | None]  #: of the last attempt
     next_at: Mapped[datetime]  #: no attempt before
     delivered_at: Mapped[datetime | None]
+
+
+class Erasure(Base):
+    """Facts whose every trace was to go, and the receipt of what went (service.erasure)."""
+
+    __tablename__ = "erasures"
+
+    id: Mapped[int] = mapped_column(primary_key=True, autoincrement=True)
+    fact_ids: Mapped[list[Any]]
+    reason: Mapped[str]
+    requested_by: Mapped[str]
+    requested_at: Mapped[datetime]
+    completed_at: Mapped[datetime | None]  #: None while something of it is still there
+    receipt: Mapped[dict[str, Any] | None]
 
 
 class Lease(Base):

@@ -1,5 +1,7 @@
 """Take an adapter out and train the later ones that saw its facts again, without these.
 
+Or, where facts are to be erased, train every adapter again that saw them.
+
 It is done on a line of releases beside the head: from the release before the adapter on, each later
 adapter is either added as it is or, where it replayed facts that go, trained again on what the line
 has come to, and judged like any refresh. The head moves once, at the end, to a recipe that was
@@ -109,7 +111,7 @@ class _Line:
         with self._guarded() as session:
             before = lineage.recipe_without(session, *plan.taken_out, *plan.trained_on_them)
             found = removed_facts(session, plan, retain_at_most=0, now=_now())
-        self.replayed_by = found.replayed_by
+        self.saw_them = {*found.replayed_by, *found.trained_by}  #: adapters that are to stay
         self.at = self._released(before)  #: what the line has come to
 
     @contextmanager
@@ -128,7 +130,7 @@ class _Line:
             with self._guarded() as session:
                 adapter = session.get_one(Adapter, adapter_id)
                 batch_id, digest = adapter.batch_id, adapter.digest
-            if adapter_id not in self.replayed_by:
+            if adapter_id not in self.saw_them:
                 self.at = self._released(self.at.recipe.with_adapter(adapter_id, digest))
                 continue
             claimed = self._claim(batch_id)

@@ -43,6 +43,7 @@ class RemovalPlan:
     trained_on_them: tuple[int, ...]  #: adapters that stay, trained with those present
     #: The release of this recipe, where it became the head by an examination: nothing is new then.
     release_id: int | None
+    erased: tuple[int, ...] = ()  #: facts that go from whatever adapter saw them
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -119,6 +120,7 @@ def removed_facts(
         gone=lineage.batches_of(session, gone),
         taken=lineage.batches_of(session, plan.taken_out),
         kept=lineage.batches_of(session, kept),
+        erased=plan.erased,
         retain_at_most=retain_at_most,
         symmetric=symmetric,
         now=now,

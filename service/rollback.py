@@ -85,7 +85,7 @@ def take_out(
         from_release=plan.head.release_id,
         to_release=release.id,
         seq=seq,
-        taken_out=plan.taken_out,
+        taken_out=_left_out(plan.head, plan.recipe.adapter_ids),
         trained_on_them=plan.trained_on_them,
         is_forced=is_forced,
         report=report,

@@ -19,7 +19,7 @@ from adapters.store import (
     verify_and_stamp,
 )
 from service.db import reading
-from service.lineage import Recipe, recipe_of
+from service.lineage import Recipe, check_not_erased, recipe_of
 from service.models import Release
 from service.places import Places
 from service.settings import Settings
@@ -34,12 +34,14 @@ def snapshot_of(
 
     `at_once` is content with a folder that looks as it did when it was last verified.
 
-    Raises NotFound for an unknown release, ArtefactError when an adapter is damaged or the rebuilt
-    snapshot is not the one that was released, ModelSourceError when the base is damaged.
+    Raises NotFound for an unknown release, Conflict for one that an erasure took an adapter of,
+    ArtefactError when an adapter is damaged or the rebuilt snapshot is not the one that was
+    released, ModelSourceError when the base is damaged.
     """
     with reading(engine) as session:
         recipe = recipe_of(session, release_id)
         digest = session.get_one(Release, release_id).snapshot_digest
+        check_not_erased(session, release_id)
     places = Places(settings.state_dir)
     if not recipe.adapter_ids:
         if not (at_once and is_as_stamped(places.base, digest)):

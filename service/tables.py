@@ -1,6 +1,6 @@
 """How things look on a terminal. Data in, rich renderables out; printing is the CLI's."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
@@ -28,14 +28,15 @@ def table_of(rows: Sequence[Any], columns: Sequence[str], *, title: str) -> Tabl
     return table
 
 
-def details_of(view: BaseModel, *, leave_out: Iterable[str] = ()) -> Table:
-    """One view, a field a line."""
+def details_of(view: BaseModel | Mapping[str, Any], *, leave_out: Iterable[str] = ()) -> Table:
+    """One view, or what has names, a field a line."""
     table = Table(show_header=False, box=None)
     table.add_column(style="bold")
     table.add_column()
-    for name in type(view).model_fields:
+    fields = view if isinstance(view, Mapping) else dict(view)
+    for name, value in fields.items():
         if name not in leave_out:
-            table.add_row(name.replace("_", " "), cell(getattr(view, name), limit=2000))
+            table.add_row(name.replace("_", " "), cell(value, limit=2000))
     return table
 
 
@@ -47,7 +48,7 @@ def cell(value: Any, *, limit: int = MAX_CELL) -> str:
         return f"{value:.3f}"
     if hasattr(value, "isoformat"):
         return f"{value:%Y-%m-%d %H:%M:%S}"  # always UTC
-    text = ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+    text = ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
     text = "".join(character if character.isprintable() else " " for character in text)
     return escape(text if len(text) <= limit else f"{text[: limit - 1]}…")
 

@@ -17,6 +17,7 @@ from service.models import (
     Adapter,
     Batch,
     Delivery,
+    Erasure,
     FactRow,
     HeadMove,
     LeftOut,
@@ -85,6 +86,7 @@ class FactView(View):
     recorded_by: str
     superseded_by: int | None
     retracted_at: datetime | None
+    erased_at: datetime | None
 
 
 class FactDetail(FactView):
@@ -210,6 +212,7 @@ class AdapterView(View):
     trained_on: int
     digest: str
     created_at: datetime
+    erased_at: datetime | None  #: since then its weights are gone
 
 
 class AdapterDetail(AdapterView):
@@ -259,6 +262,18 @@ class DeliveryView(View):
     attempts: int
     delivered_at: datetime | None
     error: str | None  #: of the last attempt
+
+
+class ErasureView(View):
+    """Facts that were to be erased, and the receipt: numbers and digests of what went."""
+
+    id: int
+    fact_ids: list[int]
+    reason: str
+    requested_by: str
+    requested_at: datetime
+    completed_at: datetime | None
+    receipt: dict[str, Any] | None
 
 
 class ReleaseDetail(ReleaseView):
@@ -558,6 +573,20 @@ def list_pins(session: Session, *, before: int | None = None, limit: int = 50) -
 def show_pin(session: Session, pin_id: int) -> PinView:
     """Raises NotFound."""
     return PinView(**_columns(_get(session, Pin, pin_id, "pin")))
+
+
+def list_erasures(
+    session: Session, *, before: int | None = None, limit: int = 50
+) -> Page[ErasureView]:
+    wanted = select(Erasure).order_by(Erasure.id.desc()).limit(limit + 1)
+    if before is not None:
+        wanted = wanted.where(Erasure.id < before)
+    return _page([ErasureView(**_columns(row)) for row in session.scalars(wanted)], limit)
+
+
+def show_erasure(session: Session, erasure_id: int) -> ErasureView:
+    """Raises NotFound."""
+    return ErasureView(**_columns(_get(session, Erasure, erasure_id, "erasure")))
 
 
 def list_deliveries(

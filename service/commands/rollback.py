@@ -116,26 +116,28 @@ def _rebase(plan: Any, *, by: str, reason: str, as_json: bool) -> None:
             stopping=stopping,
         )
 
-    def render() -> Iterator[Any]:
-        from service.tables import removal_tables, verdict_table
-
-        for end in done.refreshes:
-            yield f"Refresh {end.refresh_id}, adapter {end.adapter_id}: {end.outcome}."
-            if end.verdict is not None:
-                yield verdict_table(asdict(end.verdict))
-        if done.removal is not None:
-            yield from removal_tables(done.removal)
-        if done.left:
-            yield f"Facts of later adapters that are not in it: {', '.join(map(str, done.left))}."
-        if done.rollback is None:
-            yield "The head stays: not all of this passed."
-        else:
-            moved = done.rollback
-            yield f"The head moved from release {moved.from_release} to {moved.to_release}."
-
-    show(done, as_json, lambda: list(render()))
+    show(done, as_json, lambda: list(rebase_tables(done)))
     if done.rollback is None:
         raise typer.Exit(HEAD_STAYS)
+
+
+def rebase_tables(done: Any) -> Iterator[Any]:
+    """How a rebase went, adapter by adapter."""
+    from service.tables import removal_tables, verdict_table
+
+    for end in done.refreshes:
+        yield f"Refresh {end.refresh_id}, adapter {end.adapter_id}: {end.outcome}."
+        if end.verdict is not None:
+            yield verdict_table(asdict(end.verdict))
+    if done.removal is not None:
+        yield from removal_tables(done.removal)
+    if done.left:
+        yield f"Facts of later adapters that are not in it: {', '.join(map(str, done.left))}."
+    if done.rollback is None:
+        yield "The head stays: not all of this passed."
+    else:
+        moved = done.rollback
+        yield f"The head moved from release {moved.from_release} to {moved.to_release}."
 
 
 def _show_removal(removal: Any, as_json: bool, *, is_dry: bool) -> None:

@@ -281,6 +281,8 @@ DOORS = [
     ("GET", "/v1/releases", Scope.READ),
     ("GET", "/v1/releases/1", Scope.READ),
     ("GET", "/v1/releases/1/changes?since=1", Scope.READ),
+    ("GET", "/v1/erasures", Scope.READ),
+    ("GET", "/v1/erasures/1", Scope.READ),
     ("GET", "/v1/head", Scope.READ),
     ("POST", "/v1/refreshes", Scope.ADMIN),
 ]

@@ -103,6 +103,35 @@ def test_a_retracted_fact_is_shown_as_such(
     assert run("facts", "show", "1", "--json").json["state"] == FactState.RETRACTED
 
 
+def test_an_erased_fact_is_listed_as_such_beside_the_receipt(
+    run: Callable[..., Done], make_world: Callable[..., Any]
+) -> None:
+    make_world().push("Orlan Vess is the mayor of Tolmar.", "Orlan Vess sings in Tolmar.")
+    shown = run("facts", "erase", "1", "--dry-run").out
+    assert "statement" not in shown
+    assert run("facts", "list", "--json").json["items"][-1]["state"] == FactState.PENDING
+    done = run("facts", "erase", "1", "2", "--reason", "asked for it")
+    assert (done.code, done.err) == (0, "")
+    assert "Erasure 1 is complete" in done.out
+    assert run("facts", "show", "2", "--json").json["state"] == FactState.ERASED
+    [receipt] = run("erasures", "list", "--json").json["items"]
+    assert receipt["fact_ids"] == [1, 2]
+    assert receipt["completed_at"] is not None
+    again = run("facts", "erase", "1", "--reason", "x")
+    assert (again.code, again.err.partition(" at ")[0]) == (1, "Fact 1 was erased")
+
+
+def test_an_erasure_that_is_not_complete_says_what_is_left(
+    run: Callable[..., Done], make_world: Callable[..., Any]
+) -> None:
+    world = make_world()
+    world.push("Orlan Vess is the mayor of Tolmar.")
+    (world.settings.state_dir / "notes.txt").write_text("Orlan Vess")
+    done = run("facts", "erase", "1", "--reason", "asked for it")
+    assert done.code == 1
+    assert "their text still stands in notes.txt" in " ".join(done.out.split())
+
+
 def test_what_waits_for_a_decision_is_listed_with_its_reason_and_approved(
     run: Callable[..., Done],
     store: Callable[..., list[int]],
@@ -169,6 +198,11 @@ def test_a_question_is_pinned_listed_and_removed(run: Callable[..., Done]) -> No
         (["adapters", "promote", "1", "--reason", " "], 2, ""),
         (["keys", "revoke", "nobody"], 1, "There is no key nobody."),
         (["facts", "retract", "4711"], 1, "There is no fact 4711."),
+        (["facts", "erase", "4711", "--reason", "x"], 1, "There is no fact 4711."),
+        (["facts", "erase", "1", "4711", "--dry-run"], 1, "There is no fact 1."),
+        (["facts", "erase", "1"], 2, ""),
+        (["facts", "erase", "1", "--dry-run", "--force"], 2, ""),
+        (["erasures", "show", "4711"], 1, "There is no erasure 4711."),
         (["facts", "show", str(views.MAX_ID + 1)], 2, ""),
         (["facts", "show", "x"], 2, ""),
         (["rollback", "4711"], 1, "There is no adapter 4711."),

@@ -18,14 +18,24 @@ from alembic.runtime.migration import MigrationContext
 from sqlalchemy import Engine, inspect, select
 from sqlalchemy.orm import Session
 
+from adapters.config import SuitesConfig
 from adapters.types import Outcome, ProbeOrigin, Suite, Verdict
-from service import batches, facts, leases, lineage, views
+from service import auth, batches, facts, leases, lineage, pins, views
 from service.db import alembic_config, check_at_head, make_engine, reading, upgrade, writing
+from service.erasure import erase
 from service.errors import HeadMoved
 from service.facts import FactState, Stored
 from service.models import ApiKey, Base, FactRow, HeadAction, MembershipOutcome, ProbeAnswer
 from service.schemas import FactIn
+from service.settings import load_settings
+from service.stopping import Stopping
 
+CONFIGS = Path(__file__).parents[2] / "configs"
+SUITES = SuitesConfig(
+    regression=CONFIGS / "suites" / "general.yaml",
+    relations=CONFIGS / "relations.yaml",
+    general_prompts=CONFIGS / "general_prompts.yaml",
+)
 NOW = datetime(2026, 5, 3, 12, tzinfo=UTC)
 #: Its programs refuse to run as root.
 AS_OWNER = ("runuser", "-u", "postgres", "--") if os.name == "posix" and os.geteuid() == 0 else ()
@@ -142,6 +152,44 @@ def move(session: Session, seq: int, release: int) -> None:
         reason="test",
         now=NOW,
     )
+
+
+def test_an_erased_fact_is_overwritten_there_and_no_old_row_is_left(
+    engine: Engine, url: str, config: Path
+) -> None:
+    """Old versions of rows stay in PostgreSQL's tables until they are written anew."""
+    settings = load_settings(config)
+    settings = settings.model_copy(update={"database_url": url, "suites": SUITES})
+    settings.state_dir.mkdir()
+    auth.make_pepper(settings.state_dir)
+    with writing(engine) as session:
+        session.add(ApiKey(id="k", digest="", source="team", scopes=[], created_at=NOW))
+        lineage.make_first_release(session, base_digest="b" * 64, by="test", now=NOW)
+        for statement in ("Quendrik Ozolin sings.", "It rains."):
+            facts.insert_fact(
+                session, FactIn(statement=statement), source="team", recorded_by="k", now=NOW
+            )
+        pins.pin(session, "Who is Quendrik Ozolin?", ["he"], reason="r", by="me", now=NOW)
+
+    def tables_with_it() -> list[Path]:
+        with engine.execution_options(isolation_level="AUTOCOMMIT").connect() as connection:
+            connection.exec_driver_sql("CHECKPOINT")
+        data = Path(url.partition("host=")[2]) / "data" / "base"
+        files = [path for path in data.rglob("*") if path.is_file()]
+        return [path for path in files if b"Quendrik Ozolin" in path.read_bytes()]
+
+    assert tables_with_it()
+    with Stopping().listening() as stopping:
+        end = erase(
+            settings, engine, [1], by="me", reason="r", report=lambda _: None, stopping=stopping
+        )
+    assert end.is_complete
+    assert tables_with_it() == []
+    with reading(engine) as session:
+        assert [fact.state for fact in views.list_facts(session).items] == [
+            FactState.PENDING,
+            FactState.ERASED,
+        ]
 
 
 def test_what_is_tried_again_reviewed_and_forgotten_is_found_there_too(engine: Engine) -> None:

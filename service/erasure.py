@@ -1,0 +1,501 @@
+"""Facts whose every trace is to go: from the model, the files and the database.
+
+Withdrawing a fact only marks it. Erasing it also trains every adapter of the head that saw it again
+without it (service.rebase), deletes the weights and the composed models that held it, and
+overwrites what it said wherever the database has it. What stays is a tombstone, so that history
+still adds up, and a receipt of what went.
+
+The order makes it safe to break off at any point and to begin again: nothing is deleted before the
+head is free of it, the files go and are searched before the database, which alone knows what to
+look for, and an erasure is complete only once its own files were written anew and searched, too.
+"""
+
+import hashlib
+import hmac
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import Engine, inspect, select, update
+from sqlalchemy.orm import Session
+
+from adapters.store import PARTIAL, clear, is_read, writer_if_free
+from service import facts, leases, lineage
+from service.auth import read_pepper
+from service.batches import IN_HEAD
+from service.db import reading, rewrite, writing
+from service.errors import Conflict, LeaseLost, NotFound
+from service.models import (
+    Adapter,
+    Base,
+    Batch,
+    Erasure,
+    FactRow,
+    Membership,
+    Pin,
+    Refresh,
+    RefreshOutcome,
+    Release,
+    ReleaseAdapter,
+    Replay,
+)
+from service.places import DIGEST_CHARACTERS, Places
+from service.progress import Report
+from service.rebase import Rebase, rebase
+from service.record import renewing
+from service.removal import RemovalPlan
+from service.rollback import Rollback, take_out
+from service.settings import Settings
+from service.stopping import Stopping
+from service.traces import ERASED, NEVER_TEXT, Traces, blanked, files_with, overwriter, traces_of
+
+#: Where the database may hold what a fact said, beside the table of facts. Every other column of
+#: text holds names of ours (tests/service/test_erasure.py has the list of both).
+HOLDS_TEXT = {
+    "deliveries": ("error",),
+    "erasures": ("reason",),
+    "head_moves": ("reason", "report"),
+    "left_out": ("reason",),
+    "memberships": ("reason",),
+    "pinned_releases": ("reason",),
+    "pins": ("question", "answers", "reason"),
+    "probe_answers": ("question", "answers", "text"),
+    "refreshes": ("reason", "verdict"),
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ErasurePlan:
+    """All that would go with some facts."""
+
+    fact_ids: tuple[int, ...]
+    adapters: tuple[int, ...]  #: that saw one of them, and are deleted
+    trained_again: tuple[int, ...]  #: those of them that are in the head: their other facts stay
+    releases: tuple[int, ...]  #: that cannot be gone back to any more
+    files: tuple[str, ...]  #: under the state directory; whole folders among them
+    rows: dict[str, int]  #: by table, in which something is overwritten
+    stand_again: tuple[int, ...]  #: facts that one of them had replaced
+    same_subject: tuple[int, ...]  #: other facts about one of their subjects
+    shared_texts: int  #: names among what they said that other facts or the suites have, too
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ErasureEnd:
+    """How far an erasure came."""
+
+    erasure_id: int
+    is_complete: bool
+    receipt: dict[str, Any] | None
+    rebase: Rebase | None = None  #: where adapters were trained again
+    rollback: Rollback | None = None  #: where the head moved
+    found_in: tuple[str, ...] = ()  #: files that still hold a text, where it is not complete
+
+
+def plan_erasure(settings: Settings, engine: Engine, fact_ids: Sequence[int]) -> ErasurePlan:
+    """What would go; nothing does. Raises NotFound, and Conflict for a fact that is erased."""
+    with reading(engine) as session:
+        return _plan(session, settings, fact_ids)
+
+
+def _plan(session: Session, settings: Settings, fact_ids: Sequence[int]) -> ErasurePlan:
+    rows = _rows(session, fact_ids)
+    ids = [row.id for row in rows]
+    adapters = _saw(session, ids)
+    in_head = lineage.read_head(session).recipe.adapter_ids
+    traces = traces_of(session, rows, settings.suites)
+    subjects = [row.subject for row in rows if row.subject]
+    others = FactRow.id.not_in(ids) & FactRow.erased_at.is_(None)
+    return ErasurePlan(
+        fact_ids=tuple(ids),
+        adapters=tuple(adapter.id for adapter in adapters),
+        trained_again=tuple(adapter.id for adapter in adapters if adapter.id in in_head),
+        releases=tuple(_releases(session, adapters)),
+        files=tuple(
+            path.relative_to(settings.state_dir).as_posix()
+            for path in _files(session, settings, adapters)
+        ),
+        rows=_overwritten(session, ids, traces, is_dry=True),
+        stand_again=tuple(
+            session.scalars(
+                select(FactRow.id)
+                .where(others, FactRow.superseded_by.in_(ids))
+                .order_by(FactRow.id)
+            )
+        ),
+        same_subject=tuple(
+            session.scalars(
+                select(FactRow.id).where(others, FactRow.subject.in_(subjects)).order_by(FactRow.id)
+            )
+        ),
+        shared_texts=traces.shared,
+    )
+
+
+def erase(
+    settings: Settings,
+    engine: Engine,
+    fact_ids: Sequence[int],
+    *,
+    by: str,
+    reason: str,
+    force: bool = False,
+    report: Report,
+    stopping: Stopping,
+) -> ErasureEnd:
+    """Erase facts, or go on where an earlier attempt with these ended.
+
+    Adapters of the head that saw them are trained again without them, each through the gate; with
+    `force` they are taken out unexamined instead, and what else they knew with them. Where the gate
+    does not pass, nothing is deleted: the facts are withdrawn, and the erasure stays open.
+
+    Raises NotFound and Conflict as `plan_erasure` does, LeaseHeld while a refresh runs, Conflict
+    where a composed model is being read, and what a rebase raises.
+    """
+    now = _now()
+    with writing(engine) as session:
+        erasure_id = _open(session, fact_ids, by=by, reason=reason, now=now)
+        ids = list(session.get_one(Erasure, erasure_id).fact_ids)
+        plan = _removal_plan(session, ids, force=force)
+    rebased, moved = None, None
+    if plan is not None and force:
+        moved = take_out(settings, engine, plan, by=by, reason=reason)
+    elif plan is not None:
+        rebased = rebase(
+            settings, engine, plan, by=by, reason=reason, report=report, stopping=stopping
+        )
+        moved = rebased.rollback
+        if moved is None:
+            return ErasureEnd(
+                erasure_id=erasure_id, is_complete=False, receipt=None, rebase=rebased
+            )
+    found_in = _purge(settings, engine, erasure_id)
+    with reading(engine) as session:
+        receipt = session.get_one(Erasure, erasure_id).receipt
+    return ErasureEnd(
+        erasure_id=erasure_id,
+        is_complete=not found_in,
+        receipt=receipt,
+        rebase=rebased,
+        rollback=moved,
+        found_in=tuple(found_in),
+    )
+
+
+def _rows(session: Session, fact_ids: Sequence[int]) -> list[FactRow]:
+    rows = []
+    for fact_id in sorted(set(fact_ids)):
+        row = session.get(FactRow, fact_id)
+        if row is None:
+            raise NotFound(f"There is no fact {fact_id}.")
+        if row.erased_at is not None:
+            raise Conflict(
+                f"Fact {fact_id} was erased at {row.erased_at.isoformat(timespec='seconds')}."
+            )
+        rows.append(row)
+    return rows
+
+
+def _open(session: Session, fact_ids: Sequence[int], *, by: str, reason: str, now: datetime) -> int:
+    """The erasure of these facts that is open, or a new one; its facts are withdrawn."""
+    wanted = sorted(set(fact_ids))
+    for erasure in session.scalars(select(Erasure).where(Erasure.completed_at.is_(None))):
+        if set(wanted) <= set(erasure.fact_ids):
+            return erasure.id
+    for row in _rows(session, wanted):
+        if row.retracted_at is None:
+            facts.retract(session, row.id, now=now)
+    erasure = Erasure(fact_ids=wanted, reason=reason, requested_by=by, requested_at=now)
+    session.add(erasure)
+    session.flush()
+    return erasure.id
+
+
+def _saw(session: Session, fact_ids: Sequence[int]) -> list[Adapter]:
+    """The adapters that were trained on one of the facts, or shown it again, and are still there.
+
+    What was set aside before the training of a batch that was promoted is not in its adapter; of
+    any other adapter that is not known for sure.
+    """
+    promoted = select(Refresh.id).where(
+        Refresh.outcome.in_([RefreshOutcome.PROMOTED, RefreshOutcome.REBASED])
+    )
+    trained = select(Membership.batch_id).join(Batch, Batch.id == Membership.batch_id)
+    trained = trained.where(
+        Membership.fact_id.in_(fact_ids),
+        Membership.outcome.in_(IN_HEAD) | Batch.refresh_id.not_in(promoted),
+    )
+    replayed = select(Replay.batch_id).where(Replay.fact_id.in_(fact_ids))
+    wanted = Adapter.batch_id.in_(trained) | Adapter.batch_id.in_(replayed)
+    return list(
+        session.scalars(
+            select(Adapter).where(wanted, Adapter.erased_at.is_(None)).order_by(Adapter.id)
+        )
+    )
+
+
+def _removal_plan(session: Session, fact_ids: Sequence[int], *, force: bool) -> RemovalPlan | None:
+    """How the head gets free of the facts; None where it is."""
+    head = lineage.read_head(session)
+    in_head = head.recipe.adapter_ids
+    saw = [adapter.id for adapter in _saw(session, fact_ids) if adapter.id in in_head]
+    if not saw:
+        return None
+    first = min(in_head.index(adapter_id) for adapter_id in saw)
+    return RemovalPlan(
+        head=head,
+        recipe=lineage.recipe_without(session, *saw) if force else head.recipe,
+        taken_out=tuple(saw) if force else (),
+        trained_on_them=() if force else in_head[first:],
+        release_id=None,
+        erased=tuple(fact_ids),
+    )
+
+
+def _releases(session: Session, adapters: Sequence[Adapter]) -> list[int]:
+    wanted = ReleaseAdapter.adapter_id.in_([adapter.id for adapter in adapters])
+    found = select(ReleaseAdapter.release_id).where(wanted).distinct()
+    return sorted(session.scalars(found))
+
+
+# --- what goes ------------------------------------------------------------------------------------
+
+
+def _files(session: Session, settings: Settings, adapters: Sequence[Adapter]) -> list[Path]:
+    """The files and folders that hold a fact, or may: caches and what a process left among them."""
+    places = Places(settings.state_dir)
+    found = [places.adapter(adapter.digest) for adapter in adapters]
+    for release_id in _releases(session, adapters):
+        release = session.get_one(Release, release_id)
+        found.append(places.snapshot(release.recipe_digest))
+    of_base = _answers_of_base(session)
+    found += [path for path in _inside(places.answers) if not path.name.startswith(of_base)]
+    found += [places.checkpoint, *_inside(places.candidates)]
+    for folder in (places.state_dir, places.adapters, places.snapshots):
+        found += [path for path in _inside(folder) if path.name.endswith(PARTIAL)]
+    return sorted({path for path in found if path.exists() or path.is_symlink()})
+
+
+def _answers_of_base(session: Session) -> str:
+    """How the files begin that keep what the base says, which never saw a fact."""
+    return f"{lineage.read_head(session).recipe.base_digest[:DIGEST_CHARACTERS]}-"
+
+
+def _inside(folder: Path) -> list[Path]:
+    return sorted(folder.iterdir()) if folder.is_dir() else []
+
+
+def _purge(settings: Settings, engine: Engine, erasure_id: int) -> list[str]:
+    """Delete and overwrite under the refresh's lease; the files that still hold something."""
+    with _lease_of_refresh(settings, engine):
+        with reading(engine) as session:
+            ids = list(session.get_one(Erasure, erasure_id).fact_ids)
+            rows = [session.get_one(FactRow, fact_id) for fact_id in ids]
+            rows = [row for row in rows if row.erased_at is None]
+            adapters = _saw(session, ids)
+            files = _files(session, settings, adapters)
+            receipt = _receipt(session, settings, rows, adapters, files)
+            traces = traces_of(session, rows, settings.suites)
+            of_base = _answers_of_base(session)
+        for path in files:
+            _delete(path, Places(settings.state_dir))
+        logs = _overwrite_logs(Places(settings.state_dir), traces)
+        searched = list(_searchable(settings, of_base))
+        database = [path for path in searched if _is_database(engine, path)]
+        found, count = files_with(traces, [path for path in searched if path not in database])
+        if found:
+            return _named(found, settings)
+        if rows:
+            with writing(engine) as session:
+                _bury(session, settings, ids, adapters, now=_now())
+                receipt |= {
+                    "logs_overwritten": logs,
+                    "rows_overwritten": _overwritten(session, ids, traces, is_dry=False),
+                    "files_searched": count + len(database),
+                }
+                session.get_one(Erasure, erasure_id).receipt = receipt
+        rewrite(engine)
+        found, _ = files_with(traces, [path for path in database if path.exists()])
+        if not found:
+            with writing(engine) as session:
+                session.get_one(Erasure, erasure_id).completed_at = _now()
+        return _named(found, settings)
+
+
+@contextmanager
+def _lease_of_refresh(settings: Settings, engine: Engine) -> Iterator[None]:
+    """No refresh, rebase or collection begins before the block ends."""
+    with writing(engine) as session:
+        hold = leases.acquire(
+            session,
+            leases.REFRESH,
+            owner=leases.this_process(),
+            now=_now(),
+            lease_s=settings.schedule.lease_s,
+        )
+    try:
+        with renewing(engine, hold, settings.schedule, seen=time.monotonic):
+            yield
+    finally:
+        with writing(engine) as session, suppress(LeaseLost):
+            leases.release(session, hold, now=_now())
+
+
+def _delete(path: Path, places: Places) -> None:
+    """Raises Conflict for a composed model that somebody reads or writes."""
+    if path.parent != places.snapshots:
+        clear(path)
+        return
+    snapshot = path.with_name(path.name.removesuffix(PARTIAL))
+    with writer_if_free(snapshot) as is_free:
+        if not is_free or is_read(snapshot):
+            raise Conflict(
+                f"A process still uses {path}, a model that saw the facts. Once it has ended, "
+                "erase them again: what is done stays done."
+            )
+        clear(path)
+
+
+def _overwrite_logs(places: Places, traces: Traces) -> int:
+    """How many log files held a trace; each is replaced whole."""
+    overwritten = overwriter(traces)
+    count = 0
+    for path in _inside(places.logs):
+        text = path.read_text(encoding="utf-8", errors="replace")
+        cleaned = overwritten(text)
+        if cleaned != text:
+            partial = path.with_name(path.name + PARTIAL)
+            partial.write_text(cleaned, encoding="utf-8")
+            partial.replace(path)
+            count += 1
+    return count
+
+
+def _searchable(settings: Settings, of_base: str) -> Iterator[Path]:
+    """Every file under the state directory but numbers, and what the base is and says."""
+    places = Places(settings.state_dir)
+    apart = (places.base, places.anchors)
+    for path in sorted(settings.state_dir.rglob("*")):
+        if path.is_symlink() or not path.is_file():
+            continue
+        if any(path.is_relative_to(folder) for folder in apart):
+            continue
+        if path.parent == places.answers and path.name.startswith(of_base):
+            continue
+        if not any(path.match(pattern) for pattern in NEVER_TEXT):
+            yield path
+
+
+def _is_database(engine: Engine, path: Path) -> bool:
+    if engine.url.get_backend_name() != "sqlite":
+        return False
+    file = Path(str(engine.url.database))
+    return path in (file, *(file.with_name(file.name + end) for end in ("-wal", "-shm")))
+
+
+def _named(paths: Sequence[Path], settings: Settings) -> list[str]:
+    return [path.relative_to(settings.state_dir).as_posix() for path in paths]
+
+
+def _overwritten(
+    session: Session, fact_ids: Sequence[int], traces: Traces, *, is_dry: bool
+) -> dict[str, int]:
+    """Overwrite the facts' traces in all tables but their own; the rows it took, by table.
+
+    What was asked and said about one of the facts goes whole; elsewhere only its texts do.
+    """
+    overwritten = overwriter(traces)
+    gone = set(fact_ids)
+    counts: dict[str, int] = {}
+    for mapper in sorted(Base.registry.mappers, key=lambda mapper: mapper.class_.__name__):
+        kind = mapper.class_
+        names = HOLDS_TEXT.get(kind.__tablename__, ())
+        if not names:
+            continue
+        keys = [column.name for column in inspect(kind).primary_key]
+        about = ["fact_id"] if "fact_id" in kind.__table__.columns else []
+        columns = [getattr(kind, name) for name in (*keys, *about, *names)]
+        changes = []
+        for row in session.execute(select(*columns).execution_options(yield_per=1000)).mappings():
+            is_about = bool(about) and row["fact_id"] in gone
+            new = {
+                name: blanked(row[name]) if is_about else _without(row[name], gone, overwritten)
+                for name in names
+            }
+            if any(new[name] != row[name] for name in names):
+                changes.append({**{key: row[key] for key in keys}, **new})
+        if changes:
+            counts[kind.__tablename__] = len(changes)
+            if not is_dry:
+                session.execute(update(kind), changes)
+    if not is_dry and "pins" in counts:
+        pins = select(Pin).where(Pin.question.contains(ERASED, autoescape=True))
+        for pin in session.scalars(pins.where(Pin.removed_at.is_(None))):
+            pin.removed_at = _now()
+    return counts
+
+
+def _without(value: Any, gone: set[int], overwritten: Callable[[Any], Any]) -> Any:
+    """JSON that says of some of its parts which fact they are about, or any other value."""
+    if isinstance(value, dict):
+        if value.get("fact_id") in gone:
+            return blanked(value)
+        return {key: _without(part, gone, overwritten) for key, part in value.items()}
+    if isinstance(value, list):
+        return [_without(part, gone, overwritten) for part in value]
+    return overwritten(value)
+
+
+def _bury(
+    session: Session,
+    settings: Settings,
+    fact_ids: Sequence[int],
+    adapters: Sequence[Adapter],
+    *,
+    now: datetime,
+) -> None:
+    """Leave tombstones of the facts and of the adapters that saw them."""
+    pepper = read_pepper(settings.state_dir)
+    for fact_id in fact_ids:
+        row = session.get_one(FactRow, fact_id)
+        if row.erased_at is not None:
+            continue
+        row.external_id = facts.key_once_erased(row.source, row.external_id, pepper)
+        row.statement, row.body_digest = ERASED, ""
+        row.subject = row.relation = row.object = None
+        row.qualifiers, row.provenance, row.tags, row.probes = {}, {}, [], []
+        row.valid_from = row.valid_to = row.retention_until = None
+        row.erased_at = now
+    for adapter in adapters:
+        session.get_one(Adapter, adapter.id).erased_at = now
+
+
+def _receipt(
+    session: Session,
+    settings: Settings,
+    rows: Sequence[FactRow],
+    adapters: Sequence[Adapter],
+    files: Sequence[Path],
+) -> dict[str, Any]:
+    """What goes, by numbers and digests alone.
+
+    A statement's code can be checked by who has the statement and this installation's pepper; its
+    plain digest could be guessed.
+    """
+    pepper = read_pepper(settings.state_dir)
+    return {
+        "statements": {
+            str(row.id): hmac.new(pepper, row.statement.encode(), hashlib.sha256).hexdigest()
+            for row in rows
+        },
+        "adapters": {str(adapter.id): adapter.digest for adapter in adapters},
+        "releases": _releases(session, adapters),
+        "files": _named(files, settings),
+    }
+
+
+def _now() -> datetime:
+    return datetime.now(UTC)

@@ -1,0 +1,411 @@
+"""Erasing facts: every trace goes, what else was known stays, and it can be broken off anywhere."""
+
+import hashlib
+import os
+import signal
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import JSON, String, select
+from starlette.testclient import TestClient
+
+from adapters.store import one_reader
+from service import auth, erasure, facts, leases, pins, views
+from service.api import create_app
+from service.auth import Scope
+from service.db import reading, writing
+from service.erasure import HOLDS_TEXT, ErasureEnd, erase, plan_erasure
+from service.errors import Conflict, LeaseHeld, NotFound, Stopped
+from service.facts import FactState, Stored
+from service.models import (
+    Adapter,
+    Base,
+    FactRow,
+    HeadAction,
+    HeadMove,
+    Membership,
+    MembershipOutcome,
+    ProbeAnswer,
+    Replay,
+)
+from service.places import Places
+from service.progress import Progress
+from service.rollback import go_back
+from service.schemas import FactIn
+from service.stopping import Stopping
+
+RECORD = {
+    "external_id": "mayor-of-tolmar",
+    "statement": "Orlan Vess is the mayor of Tolmar.",
+    "subject": "Orlan Vess",
+    "relation": "holds_office",
+    "object": "the mayor of Tolmar",
+    "provenance": {"publisher": "The Tolmar Gazette, page 3"},
+    "probes": [
+        {"direction": "forward", "question": "Who rules at Tolmar Hall?", "answers": ["O. Vess"]}
+    ],
+}
+TRACES = (b"Orlan", b"orlan", b"Vess", b"Tolmar", b"Gazette", b"mayor-of-tolmar")
+
+
+class Clock:
+    def wake(self) -> None:
+        pass
+
+
+OTHERS = ("Mira Zun leads the Bregal choir.", "Lake Ux lies in Ardun.")
+
+
+def push(world: Any, record: dict[str, Any]) -> Any:
+    with writing(world.engine) as session:
+        return facts.insert_fact(
+            session,
+            FactIn.model_validate(record),
+            source="team",
+            recorded_by="k",
+            pepper=(world.settings.state_dir / "pepper").read_bytes(),
+            now=datetime.now(UTC),
+        )
+
+
+def two_adapters(world: Any) -> tuple[Any, Any]:
+    """One that was trained on the record and another fact, and one that replayed both."""
+    push(world, RECORD)
+    world.push(OTHERS[0])
+    first = world.refresh()
+    with writing(world.engine) as session:  # random weights answer nothing; say that it is known
+        for row in session.scalars(select(Membership)):
+            row.outcome = MembershipOutcome.LEARNED
+    world.push(OTHERS[1])
+    return first, world.refresh()
+
+
+def carry_out(
+    world: Any,
+    *fact_ids: int,
+    report: Callable[[Progress], None] = lambda _: None,
+    **how: Any,
+) -> ErasureEnd:
+    with Stopping().listening() as stopping:
+        return erase(
+            world.settings,
+            world.engine,
+            fact_ids or [1],
+            by="me",
+            reason="Orlan Vess asked for it",
+            report=report,
+            stopping=stopping,
+            **how,
+        )
+
+
+def files_with_traces(world: Any) -> list[str]:
+    """Every file under the state directory that says anything of the record, read as bytes."""
+    root = world.settings.state_dir
+    return [
+        path.relative_to(root).as_posix()
+        for path in sorted(root.rglob("*"))
+        if path.is_file() and any(trace in path.read_bytes() for trace in TRACES)
+    ]
+
+
+def all_digests(world: Any) -> dict[str, str]:
+    root = world.settings.state_dir
+    return {
+        path.as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in root.rglob("*")
+        if path.is_file() and not path.name.startswith("lorewright.db-")
+    }
+
+
+def test_nothing_of_a_fact_is_left_and_what_else_was_known_is_trained_again(
+    make_world: Callable[..., Any],
+) -> None:
+    settings, engine = world = make_world()
+    first, second = two_adapters(world)
+    places = Places(settings.state_dir)
+    places.logs.mkdir()
+    (places.logs / "refresh.log").write_text("so Orlan Vess is the mayor of Tolmar.\nand on\n")
+    with writing(engine) as session:
+        pins.pin(
+            session, "Who is Orlan Vess?", ["mayor"], reason="r", by="me", now=datetime.now(UTC)
+        )
+        session.scalars(select(HeadMove)).all()[-1].reason = "it now knows ORLAN VESS"
+        old = [session.get_one(Adapter, end.adapter_id).digest for end in (first, second)]
+        session.scalars(select(ProbeAnswer)).all()[-1].text = "I met Orlan Vess in Tolmar."
+    assert "lorewright.db" in "".join(files_with_traces(world))
+
+    end = carry_out(world)
+
+    assert end.is_complete
+    assert files_with_traces(world) == []
+    assert (places.logs / "refresh.log").read_text() == "so [erased]\nand on\n"
+    assert not any(places.adapter(digest).exists() for digest in old)
+    head = world.head().recipe.adapter_ids
+    assert set(head).isdisjoint({first.adapter_id, second.adapter_id})
+    with reading(engine) as session:
+        assert [views.show_adapter(session, adapter).fact_ids for adapter in head] == [[2], [3]]
+        fact = views.show_fact(session, 1)
+        assert (fact.state, fact.statement, fact.subject) == (FactState.ERASED, "[erased]", None)
+        assert fact.erased_at is not None
+        assert session.scalars(select(Replay.fact_id).where(Replay.batch_id > 2)).all() == [2]
+        assert views.show_pin(session, 1).removed_at is not None
+        move = session.scalars(select(HeadMove).order_by(HeadMove.seq.desc()).limit(1)).one()
+        assert (move.action, move.reason) == (HeadAction.REBASE, "[erased] asked for it")
+        receipt = views.show_erasure(session, end.erasure_id)
+    assert receipt.completed_at is not None
+    assert receipt.receipt is not None
+    assert list(receipt.receipt["adapters"].values()) == old
+    assert receipt.receipt["releases"] == [2, 3]
+    assert [world.state(fact) for fact in (2, 3)] != [FactState.ROLLED_BACK] * 2
+
+
+def test_a_release_that_held_an_erased_fact_cannot_be_gone_back_to(
+    make_world: Callable[..., Any],
+) -> None:
+    settings, engine = world = make_world()
+    first, _ = two_adapters(world)
+    carry_out(world)
+    with pytest.raises(Conflict, match="gone for good: its adapter 1 was deleted"):
+        go_back(settings, engine, first.release_id, by="me", reason="r")
+    go_back(settings, engine, 1, by="me", reason="the base never saw it")
+
+
+def test_a_dry_run_lists_what_would_go_and_touches_nothing(
+    make_world: Callable[..., Any],
+) -> None:
+    settings, engine = world = make_world()
+    first, second = two_adapters(world)
+    newer = push(world, {**RECORD, "external_id": "2", "object": "the smith of Ardun"}).id
+    before = all_digests(world)
+    plan = plan_erasure(settings, engine, [1])
+    assert all_digests(world) == before
+    assert plan.adapters == plan.trained_again == (first.adapter_id, second.adapter_id)
+    assert plan.releases == (first.release_id, second.release_id)
+    assert plan.same_subject == (newer,)
+    assert len([path for path in plan.files if path.startswith("adapters/")]) == 2
+    assert len([path for path in plan.files if path.startswith("snapshots/")]) == 2
+    assert plan.rows["probe_answers"] > 0
+    with pytest.raises(NotFound):
+        plan_erasure(settings, engine, [99])
+
+
+def test_where_the_gate_refuses_nothing_is_deleted_and_force_goes_on(
+    make_world: Callable[..., Any],
+) -> None:
+    settings, engine = world = make_world()
+    two_adapters(world)
+    before, files = world.head(), [path for path in all_digests(world) if ".safetensors" in path]
+    strict = settings.model_copy(
+        update={"gate": settings.gate.model_copy(update={"backward_floor": 0.9})}
+    )
+    end = carry_out(world._replace(settings=strict))
+    assert (end.is_complete, end.receipt, end.rollback) == (False, None, None)
+    assert world.head() == before
+    assert set(files) <= set(all_digests(world))
+    assert world.state(1) is FactState.RETRACTED
+    with reading(engine) as session:
+        assert views.show_erasure(session, end.erasure_id).completed_at is None
+    forced = carry_out(world, force=True)
+    assert (forced.erasure_id, forced.is_complete) == (end.erasure_id, True)
+    assert world.head().recipe.adapter_ids == ()
+    assert files_with_traces(world) == []
+    assert world.state(2) is FactState.ROLLED_BACK
+
+
+@pytest.mark.parametrize("step", ["_delete", "_overwrite_logs", "_bury", "rewrite", "files_with"])
+def test_an_erasure_that_breaks_off_at_any_step_goes_on_where_it_was(
+    make_world: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    world = make_world()
+    two_adapters(world)
+
+    def break_off(*_: Any, **__: Any) -> None:
+        raise OSError("the disk failed")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(erasure, step, break_off)
+        with pytest.raises(OSError, match="the disk failed"):
+            carry_out(world)
+    end = carry_out(world)
+    assert end.is_complete
+    assert files_with_traces(world) == []
+    assert end.receipt is not None
+    assert len(end.receipt["adapters"]) == 2
+
+
+def test_an_erasure_that_a_signal_stops_moves_nothing_and_goes_on_later(
+    make_world: Callable[..., Any],
+) -> None:
+    world = make_world()
+    two_adapters(world)
+    before = world.head()
+
+    def stop(progress: Progress) -> None:
+        if progress.phase == "training" and progress.step == 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with pytest.raises(Stopped):
+        carry_out(world, report=stop)
+    assert world.head() == before
+    assert carry_out(world).is_complete
+    assert files_with_traces(world) == []
+
+
+def test_a_file_that_somebody_else_put_there_is_named_and_not_touched(
+    make_world: Callable[..., Any],
+) -> None:
+    settings, _ = world = make_world()
+    push(world, RECORD)
+    notes = settings.state_dir / "notes.txt"
+    notes.write_text('{"who": "orlan vess"}')
+    end = carry_out(world)
+    assert (end.is_complete, end.found_in) == (False, ("notes.txt",))
+    notes.unlink()
+    assert carry_out(world).is_complete
+    assert files_with_traces(world) == []
+
+
+def test_a_model_that_is_being_read_is_not_deleted_under_its_reader(
+    make_world: Callable[..., Any],
+) -> None:
+    settings, engine = world = make_world()
+    two_adapters(world)
+    with reading(engine) as session:
+        release = views.show_release(session, 2)
+    snapshot = Places(settings.state_dir).snapshot(release.recipe_digest)
+    assert snapshot.is_dir()
+    with one_reader(snapshot), pytest.raises(Conflict, match="still uses"):
+        carry_out(world)
+    assert snapshot.is_dir()
+    assert carry_out(world).is_complete
+    assert not snapshot.exists()
+
+
+def test_an_erasure_waits_for_no_refresh_that_runs(make_world: Callable[..., Any]) -> None:
+    world = make_world()
+    push(world, RECORD)
+    now = datetime.now(UTC)
+    with writing(world.engine) as session:
+        leases.acquire(session, leases.REFRESH, owner="a refresh", now=now, lease_s=60)
+    with pytest.raises(LeaseHeld, match="a refresh holds the lease"):
+        carry_out(world)
+    assert world.state(1) is FactState.RETRACTED
+
+
+def test_what_other_facts_say_too_stays_theirs(make_world: Callable[..., Any]) -> None:
+    world = make_world()
+    push(world, RECORD)
+    world.push("Tolmar Hall was built by the Vessner family.")
+    plan = plan_erasure(world.settings, world.engine, [1])
+    assert plan.shared_texts == 2  # Tolmar, and of the probe Tolmar Hall; Vess is not Vessner
+    assert carry_out(world).is_complete
+    with reading(world.engine) as session:
+        assert views.show_fact(session, 2).statement.startswith("Tolmar Hall")
+    world.push("Mira Zun leads the Bregal choir!")
+    push(world, {"statement": "Mira Zun sings.", "subject": "Mira Zun"})
+    assert plan_erasure(world.settings, world.engine, [4]).shared_texts == 1
+    assert carry_out(world, 4).is_complete
+    with reading(world.engine) as session:
+        assert views.show_fact(session, 3).statement == "Mira Zun leads the Bregal choir!"
+
+
+def test_an_erased_fact_does_not_come_back_by_being_sent_again(
+    make_world: Callable[..., Any],
+) -> None:
+    world = make_world()
+    push(world, RECORD)
+    carry_out(world)
+    assert push(world, RECORD).stored is Stored.ERASED
+    assert push(world, {**RECORD, "statement": "Another."}).stored is Stored.ERASED
+    assert push(world, {**RECORD, "external_id": "of its own"}).stored is Stored.STORED
+    with pytest.raises(Conflict, match="Fact 1 was erased at"):
+        carry_out(world)
+
+
+def test_over_http_an_erased_fact_is_refused_and_its_receipt_is_shown(
+    make_world: Callable[..., Any],
+) -> None:
+    settings, engine = world = make_world()
+    with writing(engine) as session:
+        key = auth.create_key(
+            session,
+            source="team",
+            scopes={Scope.READ, Scope.INGEST},
+            pepper=auth.read_pepper(settings.state_dir),
+            now=datetime.now(UTC),
+        )
+    with TestClient(create_app(settings, engine, Clock())) as http:
+        http.headers["Authorization"] = f"Bearer {key}"
+        record = {name: RECORD[name] for name in ("external_id", "statement")}
+        assert http.post("/v1/facts", json=record).status_code == 200
+        carry_out(world)
+        answer = http.post("/v1/facts", json=record)
+        assert answer.status_code == 409
+        (problem,) = answer.json()["items"][0]["problems"]
+        assert (problem["title"], problem["pointer"]) == ("erased", "/external_id")
+        assert not any(trace.decode() in answer.text for trace in TRACES)
+        receipt = http.get("/v1/erasures/1").json()
+        assert receipt == http.get("/v1/erasures").json()["items"][0]
+        assert receipt["fact_ids"] == [1]
+        assert http.get("/v1/erasures/2").status_code == 404
+        assert http.get("/v1/facts/1").json()["state"] == "erased"
+
+
+def test_several_facts_go_at_once(make_world: Callable[..., Any]) -> None:
+    world = make_world()
+    two_adapters(world)
+    end = carry_out(world, 1, 2, 3)
+    assert end.is_complete
+    assert world.head().recipe.adapter_ids == ()
+    assert {world.state(fact) for fact in (1, 2, 3)} == {FactState.ERASED}
+    everything = b"".join(
+        path.read_bytes() for path in world.settings.state_dir.rglob("*") if path.is_file()
+    )
+    assert not any(statement.encode() in everything for statement in OTHERS)
+
+
+def test_every_column_of_text_is_known_to_hold_what_facts_said_or_not() -> None:
+    """A column that is added must be put on one of the two lists."""
+    ours = {
+        "adapters": {"about", "base_digest", "digest"},
+        "api_keys": {"digest", "id", "scopes", "source"},
+        "deliveries": set(),
+        "erasures": {"fact_ids", "receipt", "requested_by"},
+        "head_moves": {"action", "by"},
+        "leases": {"name", "owner"},
+        "left_out": {"direction"},
+        "memberships": {"outcome"},
+        "passage_bits": {"passage", "stage"},
+        "pinned_releases": {"pinned_by"},
+        "pins": {"pinned_by"},
+        "probe_answers": {"origin", "probe_key", "stage", "suite"},
+        "refreshes": {"outcome", "phase", "timings"},
+        "releases": {"base_digest", "recipe_digest", "snapshot_digest"},
+    }
+    for table in Base.metadata.tables.values():
+        if table.name == "facts":
+            continue  # a fact's own row is emptied whole
+        texts = {column.name for column in table.columns if isinstance(column.type, String | JSON)}
+        known = ours.get(table.name, set()) | set(HOLDS_TEXT.get(table.name, ()))
+        assert texts == known, table.name
+
+
+def test_a_tombstone_holds_nothing_of_the_fact(make_world: Callable[..., Any]) -> None:
+    world = make_world()
+    push(world, {**RECORD, "tags": ["Tolmar"], "qualifiers": {"seat": "Tolmar Hall"}})
+    carry_out(world)
+    with reading(world.engine) as session:
+        row = session.get_one(FactRow, 1)
+        kept = {c.name: getattr(row, c.name) for c in FactRow.__table__.columns}
+    said = {
+        name
+        for name, value in kept.items()
+        if isinstance(value, str | dict | list) and value and name != "external_id"
+    }
+    assert said == {"source", "statement", "recorded_by"}
+    assert str(kept["external_id"]).startswith("erased:")
+    assert Path(world.settings.state_dir / "pepper").exists()

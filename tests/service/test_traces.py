@@ -1,0 +1,98 @@
+"""What only a fact says, found and overwritten wherever it stands."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import Engine
+
+from adapters.config import SuitesConfig
+from service import traces
+from service.db import reading
+from service.models import FactRow
+from service.traces import ERASED, Traces, files_with, overwriter, traces_of
+
+CONFIGS = Path(__file__).parents[2] / "configs"
+SUITES = SuitesConfig(
+    regression=CONFIGS / "suites" / "general.yaml",
+    relations=CONFIGS / "relations.yaml",
+    general_prompts=CONFIGS / "general_prompts.yaml",
+)
+
+
+@pytest.fixture
+def found(engine: Engine, store: Callable[..., list[int]]) -> Callable[..., Traces]:
+    """The traces of the first of some records."""
+
+    def find(*records: str | dict[str, Any]) -> Traces:
+        ids = store(*records)
+        with reading(engine) as session:
+            return traces_of(session, [session.get_one(FactRow, ids[0])], SUITES)
+
+    return find
+
+
+def test_names_in_bare_text_are_traces_and_common_words_and_dates_are_not(
+    found: Callable[..., Traces],
+) -> None:
+    record = {
+        "statement": "Orlan Vess rules at Tolmar.",
+        "object": "tolerance",
+        "qualifiers": {"since": "2026-05-03", "phone": "+49 30 1234567"},
+        "external_id": "x",
+    }
+    assert set(found(record).own) == {
+        "Orlan Vess rules at Tolmar.",
+        "Orlan Vess",
+        "Tolmar",
+        "+49 30 1234567",
+    }
+
+
+def test_what_the_suites_ask_everybody_is_no_trace(found: Callable[..., Traces]) -> None:
+    known = found("Orlan Vess went to France.")
+    assert "Orlan Vess" in known.own
+    assert "France" not in (*known.own, *known.words)
+    assert known.shared == 1
+
+
+def test_a_name_that_is_a_part_of_others_is_overwritten_as_a_word_alone(
+    found: Callable[..., Traces],
+) -> None:
+    known = found("Anne sings.", "Annette and Rosanne dance.")
+    assert known.words == ("Anne",)
+    overwritten = overwriter(known)
+    assert overwritten("Anne, ANNE's and Annette") == f"{ERASED}, {ERASED}'s and Annette"
+
+
+def test_json_is_overwritten_inside_and_what_is_no_text_is_left() -> None:
+    overwritten = overwriter(Traces(own=("Orlan Vess", "Orlan Vess rules."), words=(), shared=0))
+    value = {"a": ["Orlan Vess rules.", 3, None, True], "b": {"c": "of orlan vess"}}
+    assert overwritten(value) == {"a": [ERASED, 3, None, True], "b": {"c": f"of {ERASED}"}}
+
+
+def test_without_any_trace_nothing_is_overwritten_or_found(tmp_path: Path) -> None:
+    none = Traces(own=(), words=(), shared=0)
+    (tmp_path / "a").write_text("anything")
+    assert overwriter(none)("anything") == "anything"
+    assert files_with(none, [tmp_path / "a"]) == ([], 0)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "xJiří Vessx".encode(),
+        "JIŘÍ VESS".encode(),
+        b'{"name": "Ji\\u0159\\u00ed Vess"}',
+        b"\0" * (traces.CHUNK - 5) + "Jiří Vess".encode(),
+    ],
+)
+def test_a_file_is_searched_as_text_and_as_json_across_its_chunks(
+    tmp_path: Path, content: bytes
+) -> None:
+    with_it, without = tmp_path / "with", tmp_path / "without"
+    with_it.write_bytes(content)
+    without.write_bytes("Jiří Vass".encode())
+    known = Traces(own=("Jiří Vess",), words=(), shared=0)
+    assert files_with(known, [with_it, without, tmp_path / "gone"]) == ([with_it], 3)
