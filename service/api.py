@@ -15,7 +15,7 @@ import logging
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from http import HTTPStatus
-from typing import Annotated, Any, Protocol
+from typing import Annotated, Any, Protocol, TypeVar
 
 from fastapi import Depends, FastAPI, Path, Query, Request
 from fastapi.exceptions import RequestValidationError
@@ -26,7 +26,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 
-from service import auth, facts, history, views
+from service import auth, facts, history, operations, views
 from service.auth import Caller, Scope
 from service.db import check_at_head, reading, writing
 from service.errors import (
@@ -40,10 +40,12 @@ from service.errors import (
 from service.facts import Stored
 from service.history import in_utc
 from service.lineage import read_head
-from service.schemas import FactIn
+from service.operations import Kind
+from service.schemas import MAX_ID, ErasureIn, FactIn, ReasonIn, RollbackIn
 from service.settings import Settings
 
 log = logging.getLogger(__name__)
+AskedFor = TypeVar("AskedFor", bound=ReasonIn)
 
 TOO_LARGE = HTTPStatus(413)  # its name differs between Python versions
 PROBLEM_JSON = "application/problem+json"
@@ -64,6 +66,7 @@ class Wakeable(Protocol):
     """What the API asks of the clock."""
 
     def wake(self) -> None: ...
+    def wake_operations(self) -> None: ...
 
 
 class Problem(Exception):
@@ -103,7 +106,7 @@ class IngestResult(BaseModel):
 
 
 def create_app(settings: Settings, engine: Engine, clock: Wakeable) -> FastAPI:
-    """The application over one database; `clock` is woken by POST /v1/refreshes."""
+    """The application over one database; `clock` is woken by what it is to carry out."""
     pepper = auth.read_pepper(settings.state_dir)
     app = FastAPI(title="Lorewright", version="1", redoc_url=None)
     _answer_errors(app)
@@ -121,20 +124,16 @@ def create_app(settings: Settings, engine: Engine, clock: Wakeable) -> FastAPI:
         return check
 
     Ingest = Annotated[Caller, Depends(allow(Scope.INGEST))]
+    Admin = Annotated[Caller, Depends(allow(Scope.ADMIN))]
     reads = [Depends(allow(Scope.READ))]
-    Id = Annotated[int, Path(ge=1, le=views.MAX_ID)]
-    Before = Annotated[int | None, Query(ge=1, le=views.MAX_ID)]
+    Id = Annotated[int, Path(ge=1, le=MAX_ID)]
+    Before = Annotated[int | None, Query(ge=1, le=MAX_ID)]
     Limit = Annotated[int, Query(ge=1, le=views.MAX_PAGE)]
 
     @app.post(
         "/v1/facts",
         responses={422: {"model": IngestResult}},
-        openapi_extra={
-            "requestBody": {
-                "required": True,
-                "content": {"application/json": {"schema": FactIn.model_json_schema()}},
-            }
-        },
+        openapi_extra=_body_of(FactIn),
     )
     async def post_facts(request: Request, caller: Ingest) -> JSONResponse:
         """Store one fact or a list of facts, each with an outcome of its own."""
@@ -175,7 +174,7 @@ def create_app(settings: Settings, engine: Engine, clock: Wakeable) -> FastAPI:
 
     @app.get("/v1/held", dependencies=reads)
     def get_held(
-        release: Annotated[int | None, Query(ge=1, le=views.MAX_ID)] = None,
+        release: Annotated[int | None, Query(ge=1, le=MAX_ID)] = None,
         at: datetime | None = None,
         before: Before = None,
         limit: Limit = 50,
@@ -226,7 +225,7 @@ def create_app(settings: Settings, engine: Engine, clock: Wakeable) -> FastAPI:
 
     @app.get("/v1/releases/{release_id}/changes", dependencies=reads)
     def get_changes(
-        release_id: Id, since: Annotated[int, Query(ge=1, le=views.MAX_ID)]
+        release_id: Id, since: Annotated[int, Query(ge=1, le=MAX_ID)]
     ) -> history.Changes:
         """What is different since another release: adapters, facts, and what is answered."""
         with reading(engine) as session:
@@ -248,6 +247,89 @@ def create_app(settings: Settings, engine: Engine, clock: Wakeable) -> FastAPI:
         with reading(engine) as session:
             return views.show_head(session)
 
+    async def accept(
+        kind: Kind,
+        request: Request,
+        caller: Caller,
+        model: type[AskedFor],
+        command: Callable[[AskedFor], list[str]],
+    ) -> JSONResponse:
+        """Write down what is asked for, let it begin, and say where to look how it goes."""
+        asked = await _read_model(request, settings, model)
+
+        def write() -> views.OperationView:
+            with writing(engine) as session:
+                operation = operations.enqueue(
+                    session,
+                    kind,
+                    command(asked),
+                    reason=asked.reason,
+                    by=f"{caller.source} (key {caller.key_id})",
+                    now=datetime.now(UTC),
+                )
+                return views.operation_view(operation)
+
+        view = await run_in_threadpool(write)
+        clock.wake_operations()
+        return JSONResponse(
+            view.model_dump(mode="json"),
+            status_code=HTTPStatus.ACCEPTED,
+            headers={"Location": f"/v1/operations/{view.id}"},
+        )
+
+    accepted: dict[str, Any] = {
+        "status_code": HTTPStatus.ACCEPTED,
+        "response_model": views.OperationView,
+    }
+
+    @app.post("/v1/rollbacks", openapi_extra=_body_of(RollbackIn), **accepted)
+    async def post_rollback(request: Request, caller: Admin) -> JSONResponse:
+        """Take an adapter out of the head, or point the head at an earlier release."""
+        return await accept(Kind.ROLLBACK, request, caller, RollbackIn, lambda it: it.arguments)
+
+    @app.post("/v1/erasures", openapi_extra=_body_of(ErasureIn), **accepted)
+    async def post_erasure(request: Request, caller: Admin) -> JSONResponse:
+        """Remove every trace of facts. It cannot be undone."""
+        return await accept(Kind.ERASURE, request, caller, ErasureIn, lambda it: it.arguments)
+
+    @app.post("/v1/adapters/{adapter_id}/approval", openapi_extra=_body_of(ReasonIn), **accepted)
+    async def post_approval(request: Request, adapter_id: Id, caller: Admin) -> JSONResponse:
+        """Let in, on your word, an adapter of which the gate could not tell."""
+        command = ["adapters", "promote", str(adapter_id)]
+        return await accept(
+            Kind.APPROVAL, request, caller, ReasonIn, lambda it: [*command, f"--reason={it.reason}"]
+        )
+
+    @app.get("/v1/operations", dependencies=reads)
+    def get_operations(before: Before = None, limit: Limit = 50) -> views.Page[views.OperationView]:
+        with reading(engine) as session:
+            return views.list_operations(session, before=before, limit=limit)
+
+    @app.get("/v1/operations/{operation_id}", dependencies=reads)
+    def get_operation(operation_id: Id) -> views.OperationView:
+        """How far it is; what the command printed, once it ended."""
+        with reading(engine) as session:
+            return views.show_operation(session, operation_id)
+
+    @app.post("/v1/facts/{fact_id}/retraction")
+    def post_retraction(fact_id: Id, caller: Ingest) -> views.FactDetail:
+        """Withdraw a fact of your own source. What an adapter learned of it stays."""
+        with writing(engine) as session:
+            if views.show_fact(session, fact_id).source != caller.source:
+                raise NotAllowed(
+                    f"Fact {fact_id} is another source's; an admin may retract it.", known=True
+                )
+            facts.retract(session, fact_id, now=datetime.now(UTC))
+            return views.show_fact(session, fact_id)
+
+    @app.post("/v1/facts/{fact_id}/approval")
+    def post_fact_approval(fact_id: Id, caller: Admin) -> views.FactDetail:
+        """Let a fact that is held be trained."""
+        with writing(engine) as session:
+            by = f"{caller.source} (key {caller.key_id})"
+            facts.approve(session, fact_id, by=by, now=datetime.now(UTC))
+            return views.show_fact(session, fact_id)
+
     @app.get("/livez")
     def livez() -> dict[str, str]:
         """The process answers."""
@@ -263,22 +345,33 @@ def create_app(settings: Settings, engine: Engine, clock: Wakeable) -> FastAPI:
     return app
 
 
+def _body_of(model: type[BaseModel]) -> dict[str, Any]:
+    """How a body that is read by hand, with limits, is described."""
+    schema = model.model_json_schema()
+    return {"requestBody": {"required": True, "content": {"application/json": {"schema": schema}}}}
+
+
+async def _read_model(request: Request, settings: Settings, model: type[AskedFor]) -> AskedFor:
+    """The one document of a request. Raises Problem that says what is wrong with it."""
+    parsed = await _read_json(request, settings)
+    try:
+        return model.model_validate(parsed)
+    except (ValidationError, RecursionError) as error:
+        problems = item_problems(error)
+        said = "; ".join(f"{wrong.pointer or 'it'}: {wrong.detail}" for wrong in problems)
+        raise Problem(
+            HTTPStatus.UNPROCESSABLE_ENTITY,
+            f"This cannot be asked for: {said.removesuffix('.')}.",
+            problems=[wrong.model_dump() for wrong in problems],
+        ) from error
+
+
 async def _read_items(request: Request, settings: Settings) -> list[Any]:
     """The request's items, parsed and not yet validated; a single object is a list of one.
 
     NaN and lone surrogates are let through here, so that only the item that holds them is refused.
     """
-    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    if kind != "application/json":
-        raise Problem(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "Send Content-Type: application/json.")
-    if request.headers.get("content-encoding", "identity") != "identity":
-        raise Problem(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "Compressed bodies are not taken.")
-    body = await _read_body(request, settings)
-    try:
-        parsed = json.loads(body)
-    except (ValueError, RecursionError) as error:
-        where = f" (line {error.lineno})" if isinstance(error, json.JSONDecodeError) else ""
-        raise Problem(HTTPStatus.BAD_REQUEST, f"The body is not JSON{where}.") from error
+    parsed = await _read_json(request, settings)
     items = parsed if isinstance(parsed, list) else [parsed]
     if not items:
         raise Problem(HTTPStatus.UNPROCESSABLE_ENTITY, "The list holds no fact.")
@@ -288,6 +381,21 @@ async def _read_items(request: Request, settings: Settings) -> list[Any]:
             f"The list holds {len(items)} facts; send at most {settings.facts.max_items} at once.",
         )
     return items
+
+
+async def _read_json(request: Request, settings: Settings) -> Any:
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if kind != "application/json":
+        raise Problem(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "Send Content-Type: application/json.")
+    if request.headers.get("content-encoding", "identity") != "identity":
+        raise Problem(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "Compressed bodies are not taken.")
+    body = await _read_body(request, settings)
+    try:
+        parsed: Any = json.loads(body)
+    except (ValueError, RecursionError) as error:
+        where = f" (line {error.lineno})" if isinstance(error, json.JSONDecodeError) else ""
+        raise Problem(HTTPStatus.BAD_REQUEST, f"The body is not JSON{where}.") from error
+    return parsed
 
 
 async def _read_body(request: Request, settings: Settings) -> bytes:

@@ -21,6 +21,7 @@ from service.commands import (
     facts,
     keys,
     learning,
+    operations,
     pins,
     releases,
     rollback,
@@ -56,6 +57,7 @@ for name, group in {
     "releases": releases.group,
     "deliveries": deliveries.group,
     "erasures": erasures.group,
+    "operations": operations.group,
     "pins": pins.group,
     "keys": keys.group,
     "db": state.group,
@@ -69,8 +71,12 @@ def choose_settings(
         Path, typer.Option(envvar=CONFIG_VARIABLE, help="The settings file.")
     ] = DEFAULT_CONFIG,
     verbose: Annotated[bool, typer.Option("--verbose", help="Log what is done.")] = False,
+    by: Annotated[
+        str | None, typer.Option(hidden=True, help="Whom the daemon carries this out for.")
+    ] = None,
 ) -> None:
     context.config = config
+    context.by = by or context.by
     logging.basicConfig(
         level=logging.INFO if verbose else logging.WARNING,
         format="%(asctime)s %(levelname)s %(name)s %(message)s",

@@ -15,7 +15,7 @@ import hmac
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -61,6 +61,7 @@ HOLDS_TEXT = {
     "head_moves": ("reason", "report"),
     "left_out": ("reason",),
     "memberships": ("reason",),
+    "operations": ("arguments", "reason", "result", "error"),
     "pinned_releases": ("reason",),
     "pins": ("question", "answers", "reason"),
     "probe_answers": ("question", "answers", "text"),
@@ -175,6 +176,10 @@ def erase(
     found_in = _purge(settings, engine, erasure_id)
     with reading(engine) as session:
         receipt = session.get_one(Erasure, erasure_id).receipt
+    moved = moved and replace(moved, report=None)
+    if rebased is not None:  # what was said of the facts is gone everywhere else
+        removal = rebased.removal and replace(rebased.removal, answers=())
+        rebased = replace(rebased, removal=removal, rollback=moved)
     return ErasureEnd(
         erasure_id=erasure_id,
         is_complete=not found_in,

@@ -338,6 +338,25 @@ class Delivery(Base):
     delivered_at: Mapped[datetime | None]
 
 
+class Operation(Base):
+    """What an admin asked for over HTTP that loads a model, and what came of it."""
+
+    __tablename__ = "operations"
+
+    id: Mapped[int] = mapped_column(primary_key=True, autoincrement=True)
+    kind: Mapped[str]
+    arguments: Mapped[list[Any]]  #: of the command that it is carried out by
+    reason: Mapped[str]
+    requested_by: Mapped[str]
+    requested_at: Mapped[datetime]
+    owner: Mapped[str | None]  #: the daemon that carries it out
+    started_at: Mapped[datetime | None]
+    ended_at: Mapped[datetime | None]
+    exit_code: Mapped[int | None]  #: None where it was interrupted
+    result: Mapped[dict[str, Any] | None]  #: what the command printed
+    error: Mapped[str | None]
+
+
 class Erasure(Base):
     """Facts whose every trace was to go, and the receipt of what went (service.erasure)."""
 

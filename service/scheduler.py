@@ -1,45 +1,48 @@
-"""The clock: looks whether a refresh is due, and runs it as a child process.
+"""The clock: looks whether a refresh is due or an admin asked for something, and runs it.
 
 APScheduler only wakes us up. Whether a refresh is due is read from the database and who may run it
 is decided by the lease there, so a tick that was missed, doubled or late costs nothing.
 """
 
+import json
 import logging
-import os
-import subprocess
-import sys
 import threading
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 from apscheduler.schedulers.background import BackgroundScheduler
 from sqlalchemy import Engine
 
-from service import batches, leases
+from service import batches, leases, operations
+from service.children import Child
 from service.current import follow_head
-from service.db import reading
+from service.db import reading, writing
+from service.models import Operation
 from service.places import Places
 from service.settings import Settings
 from service.webhooks import deliver_due
 
 log = logging.getLogger(__name__)
 
-TICK, FOLLOWING = "refresh tick", "head moves"
+TICK, FOLLOWING, OPERATING = "refresh tick", "head moves", "operations"
+OPERATING_EVERY_S = 10  #: what another daemon wrote down is found so late at most
 
 
 class Clock:
-    """Ticks, and at most one refresh at a time as a child of this process."""
+    """Ticks, and at most one refresh and one operation at a time as children of this process."""
 
     def __init__(self, settings: Settings, engine: Engine, *, config: Path) -> None:
         self.settings = settings
         self.engine = engine
-        self.config = config
-        self.child: subprocess.Popen[bytes] | None = None
-        self.lock = threading.Lock()
-        self.is_stopping = False
+        stop_within_s = settings.schedule.stop_within_s
+        self.refresh = Child(config, stop_within_s=stop_within_s)
+        self.operation = Child(config, stop_within_s=stop_within_s)
+        self.ticking, self.operating, self.following = (threading.Lock() for _ in range(3))
         self.scheduler = BackgroundScheduler(
             timezone=UTC,
-            job_defaults={"misfire_grace_time": None, "coalesce": True, "max_instances": 1},
+            # Two, of which one waits for the other: a wake-up while it looks is not lost to it.
+            job_defaults={"misfire_grace_time": None, "coalesce": True, "max_instances": 2},
         )
 
     def start(self) -> None:
@@ -49,6 +52,13 @@ class Clock:
             "interval",
             seconds=self.settings.schedule.every_s,
             id=TICK,
+            next_run_time=datetime.now(UTC),
+        )
+        self.scheduler.add_job(
+            self.operate,
+            "interval",
+            seconds=OPERATING_EVERY_S,
+            id=OPERATING,
             next_run_time=datetime.now(UTC),
         )
         self.scheduler.add_job(
@@ -64,37 +74,75 @@ class Clock:
         """Let the next tick come now."""
         self.scheduler.modify_job(TICK, next_run_time=datetime.now(UTC))
 
+    def wake_operations(self) -> None:
+        """Let what an admin asked for begin now."""
+        self.scheduler.modify_job(OPERATING, next_run_time=datetime.now(UTC))
+
     def tick(self) -> None:
         """Run a refresh if one is due, and wait for its end."""
-        with self.lock:
-            if self.is_stopping or not self._is_due():
-                return
-            log_path = self._log_path()
-            with log_path.open("wb") as output:
-                self.child = subprocess.Popen(
-                    [
-                        *(sys.executable, "-m", "service.cli"),
-                        *("--config", str(self.config), "refresh"),
-                    ],
-                    stdin=subprocess.DEVNULL,
-                    stdout=output,
-                    stderr=subprocess.STDOUT,
-                    env={**os.environ, "PYTHONUNBUFFERED": "1"},
-                )
-        log.info("refresh started as process %s, log %s", self.child.pid, log_path)
-        code = self.child.wait()
-        self.child = None
+        with self.ticking:
+            if self._is_due():
+                self._refresh()
+
+    def _refresh(self) -> None:
+        log_path = self._log_path("refresh")
+        with log_path.open("wb") as output:
+            log.info("a refresh begins, log %s", log_path)
+            ended = self.refresh.run("refresh", log_file=output)
+        if ended is None:  # the daemon is about to end
+            log_path.unlink()
+            return
         # What the child did not record itself, the next refresh finds by its expired lease.
-        level = logging.INFO if code == 0 else logging.ERROR
-        log.log(level, "refresh ended with exit code %s, log %s", code, log_path)
+        level = logging.INFO if ended.code == 0 else logging.ERROR
+        log.log(level, "the refresh ended with exit code %s, log %s", ended.code, log_path)
+
+    def operate(self) -> None:
+        """Carry out what admins asked for, one after another, each in its turn."""
+        with self.operating:
+            while (operation := self._next_operation()) and self._carry_out(operation):
+                pass
+
+    def _next_operation(self) -> Operation | None:
+        with reading(self.engine) as session:
+            if not operations.is_open(session):
+                return None
+        owner, now = leases.this_process(), datetime.now(UTC)
+        with writing(self.engine) as session:
+            operations.end_interrupted(session, now=now)
+            return operations.begin_next(session, owner=owner, now=now)
+
+    def _carry_out(self, operation: Operation) -> bool:
+        """False where nothing may be started any more, and it waits on."""
+        log_path = self._log_path(f"operation-{operation.id}")
+        with log_path.open("wb") as output:
+            log.info("operation %s, %s, begins, log %s", operation.id, operation.kind, log_path)
+            arguments = ("--by", operation.requested_by, *map(str, operation.arguments), "--json")
+            ended = self.operation.run(*arguments, log_file=output, captured=True)
+        with writing(self.engine) as session:
+            if ended is None:
+                operations.give_back(session, operation.id)
+                return False
+            said = log_path.read_text(encoding="utf-8", errors="replace").strip().splitlines()
+            went_well = ended.code in operations.STATE_OF_CODE
+            operations.end(
+                session,
+                operation.id,
+                exit_code=ended.code,
+                result=_parsed(ended.output),
+                error=None if went_well else (said or ["It ended without a word."])[-1],
+                now=datetime.now(UTC),
+            )
+        log.info("operation %s ended with exit code %s", operation.id, ended.code)
+        return True
 
     def follow(self) -> None:
         """Let `current` lead to the head, then tell the webhook's receiver of what it was not told.
 
-        A job of its own: a refresh keeps the tick for hours, and a wake-up during one is lost.
+        A job of its own: a refresh keeps the tick for hours.
         """
-        follow_head(self.settings, self.engine)
-        deliver_due(self.settings, self.engine, now=datetime.now(UTC))
+        with self.following:
+            follow_head(self.settings, self.engine)
+            deliver_due(self.settings, self.engine, now=datetime.now(UTC))
 
     def _is_due(self) -> bool:
         now = datetime.now(UTC)
@@ -109,21 +157,25 @@ class Clock:
         enough = waiting >= self.settings.schedule.at_least
         return not is_running and (enough or bool(is_left_over))
 
-    def _log_path(self) -> Path:
+    def _log_path(self, name: str) -> Path:
         logs = Places(self.settings.state_dir).logs
         logs.mkdir(parents=True, exist_ok=True)
-        return logs / f"refresh-{datetime.now(UTC):%Y%m%dT%H%M%S%f}.log"
+        return logs / f"{name}-{datetime.now(UTC):%Y%m%dT%H%M%S%f}.log"
 
     def stop(self) -> None:
-        """Start nothing more, ask a running refresh to end, and end it if it does not."""
-        with self.lock:
-            self.is_stopping = True
-            child = self.child
-        if child is not None and child.poll() is None:
-            child.terminate()
-            try:
-                child.wait(timeout=self.settings.schedule.stop_within_s)
-            except subprocess.TimeoutExpired:
-                log.error("the refresh did not end within its time and is killed")
-                child.kill()
+        """Start nothing more, ask what runs to end, and end it if it does not."""
+        children = (self.refresh, self.operation)
+        for child in children:
+            child.ask_to_end()
+        for child in children:
+            child.see_it_end()
         self.scheduler.shutdown(wait=True)
+
+
+def _parsed(output: bytes) -> dict[str, Any] | None:
+    """The one document that a command printed, if it came so far."""
+    try:
+        parsed = json.loads(output)
+    except ValueError:
+        return None
+    return parsed if isinstance(parsed, dict) else None

@@ -26,6 +26,8 @@ from adapters.types import Direction
 MAX_NAME = 500  #: characters of a subject, an object or another short field
 MAX_TAGS = 50
 MAX_PROBES = 40
+MAX_ID = (1 << 31) - 1  #: the largest id that PostgreSQL's INTEGER holds
+MAX_ERASED = 1000  #: facts at once
 MAX_DEPTH = 5  #: of the free-form qualifiers
 ALLOWED_CONTROLS = frozenset("\t\n")
 
@@ -84,6 +86,83 @@ FreeForm = Annotated[dict[str, JsonValue], AfterValidator(clean_json)]
 
 class Strict(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+Id = Annotated[int, Field(ge=1, le=MAX_ID)]
+
+
+class ReasonIn(Strict):
+    """Why something is asked for; it is kept."""
+
+    reason: Name
+
+    def _flags(self, *names: str) -> list[str]:
+        return [f"--{name.replace('_', '-')}" for name in names if getattr(self, name)]
+
+
+class RollbackIn(ReasonIn):
+    """Take an adapter out of the head, or point the head at an earlier release."""
+
+    adapter: Id | None = None
+    to: Id | None = Field(default=None, description="The release, instead of an adapter.")
+    with_later: bool = Field(default=False, description="And all that came after the adapter.")
+    rebase: bool = Field(
+        default=False, description="And train the later ones that saw its facts without them."
+    )
+    dry_run: bool = Field(default=False, description="Only say what the head would answer.")
+    force: bool = Field(default=False, description="Examine nothing first; the history says so.")
+
+    @model_validator(mode="after")
+    def _is_one_way(self) -> Self:
+        ways = {name: getattr(self, name) for name in WAYS_OUT}
+        problem = problem_of_ways(self.adapter, self.to, ways)
+        if problem:
+            raise ValueError(problem)
+        return self
+
+    @property
+    def arguments(self) -> list[str]:
+        """Of the command that carries it out."""
+        what = [str(self.adapter)] if self.to is None else ["--to", str(self.to)]
+        return ["rollback", *what, *self._flags(*WAYS_OUT), f"--reason={self.reason}"]
+
+
+WAYS_OUT = ("with_later", "rebase", "dry_run", "force")
+
+
+def problem_of_ways(adapter: int | None, to: int | None, ways: dict[str, bool]) -> str | None:
+    """What is wrong with a rollback as it is asked for; `ways` by the names that are shown."""
+    if (adapter is None) == (to is None):
+        return "Name either an adapter or a release to go back to."
+    chosen = [name for name, is_chosen in ways.items() if is_chosen]
+    if to is not None and chosen:
+        return f"{' and '.join(chosen)}: only for taking an adapter out."
+    names = {name.strip("-").replace("-", "_") for name in chosen}
+    if len(chosen) > 1 and names != {"with_later", "dry_run"}:
+        return f"{' and '.join(chosen)} do not go together."
+    return None
+
+
+class ErasureIn(ReasonIn):
+    """Remove every trace of facts."""
+
+    facts: Annotated[list[Id], Field(min_length=1, max_length=MAX_ERASED)]
+    dry_run: bool = Field(default=False, description="Only say what would go.")
+    force: bool = Field(
+        default=False, description="Take the adapters that saw them out, and train none again."
+    )
+
+    @model_validator(mode="after")
+    def _is_one_way(self) -> Self:
+        if self.dry_run and self.force:
+            raise ValueError("dry_run and force do not go together")
+        return self
+
+    @property
+    def arguments(self) -> list[str]:
+        """Of the command that carries it out."""
+        ways = self._flags("dry_run", "force")
+        return ["facts", "erase", *map(str, self.facts), *ways, f"--reason={self.reason}"]
 
 
 class ProbeIn(Strict):

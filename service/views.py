@@ -23,6 +23,7 @@ from service.models import (
     LeftOut,
     Membership,
     MembershipOutcome,
+    Operation,
     PassageBits,
     Pin,
     PinnedRelease,
@@ -33,11 +34,12 @@ from service.models import (
     Replay,
     TrainingLoss,
 )
+from service.operations import OperationState
+from service.operations import state_of as operation_state
 
 Row = TypeVar("Row")
 Item = TypeVar("Item", bound=BaseModel)
 MAX_PAGE = 500
-MAX_ID = (1 << 31) - 1  #: the largest id that PostgreSQL's INTEGER holds
 
 
 class View(BaseModel):
@@ -274,6 +276,23 @@ class ErasureView(View):
     requested_at: datetime
     completed_at: datetime | None
     receipt: dict[str, Any] | None
+
+
+class OperationView(View):
+    """What an admin asked for over HTTP, and what came of it."""
+
+    id: int
+    kind: str
+    state: OperationState
+    arguments: list[str]
+    reason: str
+    requested_by: str
+    requested_at: datetime
+    started_at: datetime | None
+    ended_at: datetime | None
+    exit_code: int | None
+    result: dict[str, Any] | None
+    error: str | None
 
 
 class ReleaseDetail(ReleaseView):
@@ -587,6 +606,24 @@ def list_erasures(
 def show_erasure(session: Session, erasure_id: int) -> ErasureView:
     """Raises NotFound."""
     return ErasureView(**_columns(_get(session, Erasure, erasure_id, "erasure")))
+
+
+def list_operations(
+    session: Session, *, before: int | None = None, limit: int = 50
+) -> Page[OperationView]:
+    wanted = select(Operation).order_by(Operation.id.desc()).limit(limit + 1)
+    if before is not None:
+        wanted = wanted.where(Operation.id < before)
+    return _page([operation_view(row) for row in session.scalars(wanted)], limit)
+
+
+def show_operation(session: Session, operation_id: int) -> OperationView:
+    """Raises NotFound."""
+    return operation_view(_get(session, Operation, operation_id, "operation"))
+
+
+def operation_view(row: Operation) -> OperationView:
+    return OperationView(**_columns(row), state=operation_state(row))
 
 
 def list_deliveries(

@@ -1,6 +1,5 @@
 """The LoRA weights of each batch."""
 
-import getpass
 from collections.abc import Iterator
 
 import typer
@@ -33,7 +32,7 @@ def adapters_promote(
         context.settings,
         context.engine(),
         adapter,
-        by=getpass.getuser(),
+        by=context.by,
         reason=checked_reason(reason),
     )
 

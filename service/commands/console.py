@@ -1,5 +1,6 @@
 """What every command shares: settings and database, output, progress, `list` and `show`."""
 
+import getpass
 import json
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -16,15 +17,16 @@ from sqlalchemy import Engine
 
 from service import views
 from service.db import check_at_head, make_engine, reading
+from service.schemas import MAX_ID
 from service.settings import DEFAULT_CONFIG, Settings, load_settings
 
 HEAD_STAYS = 3
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
-Id = Annotated[int, typer.Argument(metavar="ID", min=1, max=views.MAX_ID)]
+Id = Annotated[int, typer.Argument(metavar="ID", min=1, max=MAX_ID)]
 Limit = Annotated[int, typer.Option(min=1, max=views.MAX_PAGE)]
 Before = Annotated[
-    int | None, typer.Option(min=1, max=views.MAX_ID, help="Only those with a smaller id.")
+    int | None, typer.Option(min=1, max=MAX_ID, help="Only those with a smaller id.")
 ]
 Reason = Annotated[str, typer.Option(help="Why; it is kept in the head's history.")]
 out, err = Console(), Console(stderr=True)
@@ -35,6 +37,7 @@ class Context:
 
     def __init__(self, config: Path) -> None:
         self.config = config
+        self.by = getpass.getuser()  #: who is on record for what is done
         self.opened: Engine | None = None
 
     @property

@@ -1,6 +1,5 @@
 """Facts whose every trace was to go, and what went."""
 
-import getpass
 from collections.abc import Iterator
 from dataclasses import asdict
 from typing import Annotated, Any
@@ -19,6 +18,7 @@ from service.commands.console import (
     show,
 )
 from service.commands.rollback import rebase_tables
+from service.schemas import MAX_ID
 from service.stopping import Stopping
 
 group = typer.Typer(no_args_is_help=True, help="Facts that were erased, and the receipts.")
@@ -34,7 +34,7 @@ list_and_show(
 
 @facts.group.command("erase")
 def facts_erase(
-    fact: Annotated[list[int], typer.Argument(metavar="ID...", min=1, max=views.MAX_ID)],
+    fact: Annotated[list[int], typer.Argument(metavar="ID...", min=1, max=MAX_ID)],
     reason: Annotated[str, typer.Option(help="Why; it is kept with the receipt.")] = "",
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would go.")] = False,
     force: Annotated[
@@ -63,7 +63,7 @@ def facts_erase(
             context.settings,
             context.engine(),
             fact,
-            by=getpass.getuser(),
+            by=context.by,
             reason=checked_reason(reason),
             force=force,
             report=report,

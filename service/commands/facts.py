@@ -1,6 +1,5 @@
 """What was pushed, and what became of it."""
 
-import getpass
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Annotated, Any
@@ -21,6 +20,7 @@ from service.commands.console import (
 )
 from service.db import reading, writing
 from service.errors import SettingsError
+from service.schemas import MAX_ID
 
 group = typer.Typer(no_args_is_help=True, help="What was pushed, and what became of it.")
 
@@ -44,7 +44,7 @@ list_and_show(
 @group.command("held")
 def facts_held(
     release: Annotated[
-        int | None, typer.Option(min=1, max=views.MAX_ID, help="Of this release, not of the head.")
+        int | None, typer.Option(min=1, max=MAX_ID, help="Of this release, not of the head.")
     ] = None,
     at: Annotated[
         datetime | None, typer.Option(help="Or: of what was the head then, in UTC.")
@@ -102,7 +102,7 @@ def facts_retract(fact: Id) -> None:
 def facts_approve(fact: Id) -> None:
     """Let a fact that is held be trained: its source, or its own word, is not trusted by itself."""
     with writing(context.engine()) as session:
-        facts.approve(session, fact, by=getpass.getuser(), now=datetime.now(UTC))
+        facts.approve(session, fact, by=context.by, now=datetime.now(UTC))
     out.print(f"Fact {fact} is approved; the next refresh may take it.")
 
 

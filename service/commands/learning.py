@@ -17,6 +17,7 @@ from service.commands.console import (
     show,
 )
 from service.db import reading
+from service.schemas import MAX_ID
 from service.stopping import Stopping
 
 group = typer.Typer(no_args_is_help=True, help="Trainings and their verdicts.")
@@ -69,7 +70,7 @@ def refresh(
 def ask(
     questions: Annotated[list[str], typer.Argument(help="One or several questions.")],
     release: Annotated[
-        int | None, typer.Option(min=1, max=views.MAX_ID, help="Ask this release, not the head.")
+        int | None, typer.Option(min=1, max=MAX_ID, help="Ask this release, not the head.")
     ] = None,
     as_json: Json = False,
 ) -> None:

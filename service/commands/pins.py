@@ -1,6 +1,5 @@
 """Questions that no later release may lose."""
 
-import getpass
 from datetime import UTC, datetime
 from typing import Annotated
 
@@ -10,6 +9,7 @@ from service import pins, views
 from service.commands.console import Id, Reason, context, list_and_show, out
 from service.db import writing
 from service.errors import SettingsError
+from service.schemas import MAX_ID
 
 group = typer.Typer(no_args_is_help=True, help="Questions that no later release may lose.")
 
@@ -30,13 +30,13 @@ def pins_add(
         list[str] | None, typer.Option(help="An accepted answer; several times for several.")
     ] = None,
     refresh: Annotated[
-        int | None, typer.Option(min=1, max=views.MAX_ID, help="Or: a refresh that asked it,")
+        int | None, typer.Option(min=1, max=MAX_ID, help="Or: a refresh that asked it,")
     ] = None,
     probe: Annotated[str | None, typer.Option(help="and the probe's key there.")] = None,
     reason: Reason = "no reason given",
 ) -> None:
     """Pin a question: from now on a candidate that loses its answer fails."""
-    by, now = getpass.getuser(), datetime.now(UTC)
+    by, now = context.by, datetime.now(UTC)
     own = question is not None and bool(answer) and refresh is None and probe is None
     asked = question is None and not answer and refresh is not None and probe is not None
     if not (own or asked):

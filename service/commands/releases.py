@@ -1,6 +1,5 @@
 """Releases: what is in them, which are kept, and handing one on."""
 
-import getpass
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -21,6 +20,7 @@ from service.commands.console import (
 )
 from service.db import reading, writing
 from service.errors import SettingsError
+from service.schemas import MAX_ID
 
 group = typer.Typer(
     no_args_is_help=True,
@@ -39,8 +39,8 @@ list_and_show(
 
 @group.command("diff")
 def releases_diff(
-    earlier: Annotated[int, typer.Argument(min=1, max=views.MAX_ID)],
-    later: Annotated[int, typer.Argument(min=1, max=views.MAX_ID)],
+    earlier: Annotated[int, typer.Argument(min=1, max=MAX_ID)],
+    later: Annotated[int, typer.Argument(min=1, max=MAX_ID)],
     as_json: Json = False,
 ) -> None:
     """What is different between two releases: adapters, facts, and what they answer."""
@@ -66,7 +66,7 @@ def releases_pin(release: Id, reason: Reason, as_json: Json = False) -> None:
     from service.collect import pin_release
     from service.places import Places
 
-    by = getpass.getuser()
+    by = context.by
     with writing(context.engine()) as session:
         pin_release(session, release, by=by, reason=checked_reason(reason), now=datetime.now(UTC))
         view = views.show_release(session, release)
@@ -89,7 +89,7 @@ def releases_unpin(release: Id) -> None:
 def export(
     to: Annotated[Path, typer.Option(help="A folder that is not there yet.")],
     release: Annotated[
-        int | None, typer.Argument(min=1, max=views.MAX_ID, help="Default: the head.")
+        int | None, typer.Argument(min=1, max=MAX_ID, help="Default: the head.")
     ] = None,
     form: Annotated[
         str, typer.Option(help="model: a Hugging Face folder; lora: one PEFT adapter.")

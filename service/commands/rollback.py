@@ -1,13 +1,11 @@
 """The way back."""
 
-import getpass
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from typing import Annotated, Any
 
 import typer
 
-from service import views
 from service.commands.console import (
     HEAD_STAYS,
     Json,
@@ -18,16 +16,17 @@ from service.commands.console import (
     show,
 )
 from service.errors import SettingsError
+from service.schemas import MAX_ID, problem_of_ways
 from service.stopping import Stopping
 
 
 def rollback(
     adapter: Annotated[
-        int | None, typer.Argument(min=1, max=views.MAX_ID, help="The adapter to take out.")
+        int | None, typer.Argument(min=1, max=MAX_ID, help="The adapter to take out.")
     ] = None,
     to: Annotated[
         int | None,
-        typer.Option("--to", min=1, max=views.MAX_ID, help="Or: the release to go back to."),
+        typer.Option("--to", min=1, max=MAX_ID, help="Or: the release to go back to."),
     ] = None,
     with_later: Annotated[
         bool, typer.Option("--with-later", help="And all adapters that came after it.")
@@ -53,20 +52,16 @@ def rollback(
     from service.removal import examine_removal, plan_removal
     from service.rollback import go_back, take_out
 
-    if (adapter is None) == (to is None):
-        raise SettingsError("Name either an adapter or, with --to, a release.")
     ways = {
         "--with-later": with_later,
         "--rebase": rebased,
         "--dry-run": dry_run,
         "--force": force,
     }
-    chosen = [name for name, is_chosen in ways.items() if is_chosen]
-    if to is not None and chosen:
-        raise SettingsError(f"{' and '.join(chosen)}: only for taking an adapter out.")
-    if len(chosen) > 1 and chosen != ["--with-later", "--dry-run"]:
-        raise SettingsError(f"{' and '.join(chosen)} do not go together.")
-    by = getpass.getuser()
+    problem = problem_of_ways(adapter, to, ways)
+    if problem:
+        raise SettingsError(problem)
+    by = context.by
     settings, engine = context.settings, context.engine()
     removal = None
     if adapter is None:

@@ -11,10 +11,11 @@ from typing import Any
 import pytest
 from sqlalchemy import Engine
 
-from service import cli, views
+from service import cli
 from service.db import writing
 from service.facts import FactState
 from service.models import FactRow, MembershipOutcome
+from service.schemas import MAX_ID
 
 
 @dataclass(frozen=True)
@@ -203,11 +204,11 @@ def test_a_question_is_pinned_listed_and_removed(run: Callable[..., Done]) -> No
         (["facts", "erase", "1"], 2, ""),
         (["facts", "erase", "1", "--dry-run", "--force"], 2, ""),
         (["erasures", "show", "4711"], 1, "There is no erasure 4711."),
-        (["facts", "show", str(views.MAX_ID + 1)], 2, ""),
+        (["facts", "show", str(MAX_ID + 1)], 2, ""),
         (["facts", "show", "x"], 2, ""),
         (["rollback", "4711"], 1, "There is no adapter 4711."),
         (["rollback", "--to", "4711"], 1, "There is no release 4711."),
-        (["rollback"], 2, "Name either an adapter or, with --to, a release."),
+        (["rollback"], 2, "Name either an adapter or a release to go back to."),
         (
             ["rollback", "--to", "1", "--force"],
             2,

@@ -55,6 +55,9 @@ class Clock:
     def wake(self) -> None:
         pass
 
+    def wake_operations(self) -> None:
+        pass
+
 
 OTHERS = ("Mira Zun leads the Bregal choir.", "Lake Ux lies in Ardun.")
 
@@ -379,6 +382,7 @@ def test_every_column_of_text_is_known_to_hold_what_facts_said_or_not() -> None:
         "leases": {"name", "owner"},
         "left_out": {"direction"},
         "memberships": {"outcome"},
+        "operations": {"kind", "owner", "requested_by"},
         "passage_bits": {"passage", "stage"},
         "pinned_releases": {"pinned_by"},
         "pins": {"pinned_by"},

@@ -71,6 +71,9 @@ def lorewright(config: Path, *arguments: str) -> Any:
     return json.loads(done.stdout)
 
 
+SCOPES = ("--scope", "ingest", "--scope", "read", "--scope", "admin")
+
+
 class Api:
     """HTTP with nothing but the standard library."""
 
@@ -91,7 +94,7 @@ class Api:
 @pytest.fixture(scope="module")
 def api(config: Path) -> Iterator[Api]:
     lorewright(config, "init")
-    key = lorewright(config, "keys", "create", "newsroom", "--scope", "ingest", "--scope", "read")
+    key = lorewright(config, "keys", "create", "newsroom", *SCOPES)
     log = config.with_name("daemon.log")
     with log.open("wb") as output:
         daemon = subprocess.Popen(
@@ -113,6 +116,15 @@ def api(config: Path) -> Iterator[Api]:
     yield api
     daemon.send_signal(signal.SIGTERM)
     assert daemon.wait(timeout=WITHIN_S) == 0
+
+
+def wait_for(api: Api, operation: dict[str, Any]) -> dict[str, Any]:
+    deadline = time.monotonic() + WITHIN_S
+    while operation["ended_at"] is None:
+        assert time.monotonic() < deadline, operation
+        time.sleep(0.2)
+        operation = api.call(f"/v1/operations/{operation['id']}")
+    return operation
 
 
 def wait_for_refreshes(api: Api, count: int) -> list[dict[str, Any]]:
@@ -150,12 +162,30 @@ def test_posted_facts_become_the_head_by_the_clock_alone(api: Api, config: Path)
                                    "external_id": "a"})  # fmt: skip
     assert again["items"][0]["outcome"] == "duplicate"
 
-    # The next batch stands on the first one's release, and one command takes the first one out.
+    # The next batch stands on the first one's release, and one request takes the first one out.
     api.call("/v1/facts", [{"statement": f"Lake {name} lies in Ardun."} for name in ("Ux", "Yl")])
     second, first = wait_for_refreshes(api, 2)
     assert first["id"] == refresh["id"]
     assert second["outcome"] == "promoted", second
-    lorewright(config, "rollback", str(first["adapter_id"]), "--reason", "a wrong source")
+    why = {"reason": "a wrong source"}
+    done = wait_for(api, api.call("/v1/rollbacks", {"adapter": first["adapter_id"], **why}))
+    assert done["state"] == "done", done
+    assert done["result"]["taken_out"] == [first["adapter_id"]]
+    (move,) = api.call(f"/v1/releases/{done['result']['to_release']}")["moves"]
+    assert (move["reason"], move["by"].partition(" ")[0]) == ("a wrong source", "newsroom")
     assert api.call(f"/v1/facts/{answer['items'][0]['id']}")["state"] == "rolled_back"
     left = api.call("/v1/head")
     assert left["release"]["adapters"] == [second["adapter_id"]]
+
+    # What it cannot do it says, and goes on.
+    refused = wait_for(api, api.call("/v1/rollbacks", {"adapter": first["adapter_id"], **why}))
+    assert refused["state"] == "failed"
+    assert "is not in the head" in refused["error"]
+
+    # Last, nothing of a fact is left, though its adapter is in the head.
+    lake = api.call("/v1/facts?limit=1")["items"][0]["id"]
+    done = wait_for(api, api.call("/v1/erasures", {"facts": [lake], **why}))
+    assert done["state"] == "done", done
+    assert api.call(f"/v1/facts/{lake}")["state"] == "erased"
+    files = [path for path in config.with_name("state").rglob("*") if path.is_file()]
+    assert not [path for path in files if b"Lake Yl" in path.read_bytes()]
