@@ -170,6 +170,23 @@ def was_examined(session: Session, release_id: int) -> bool:
     return any(move.action in EXAMINED or move.report is not None for move in moves)
 
 
+def examined_by(session: Session, release_id: int) -> int:
+    """The refresh whose candidate was just this release.
+
+    Raises NotFound for an unknown release, Conflict where there is none.
+    """
+    recipe = recipe_of(session, release_id)
+    if recipe.adapter_ids:
+        newest = session.get_one(Adapter, recipe.adapter_ids[-1])
+        before = recipe_of(session, newest.trained_on)
+        if before.with_adapter(newest.id, newest.digest) == recipe:
+            return newest.refresh_id
+    raise Conflict(
+        f"Release {release_id} was never examined as a candidate: it is the base, or a rollback "
+        "made it."
+    )
+
+
 def batches_of(session: Session, adapter_ids: Collection[int]) -> list[int]:
     """The batches that some adapters were trained on."""
     wanted = Adapter.id.in_(sorted(adapter_ids))

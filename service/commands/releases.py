@@ -60,6 +60,38 @@ def releases_diff(
     show(changes, as_json, lambda: list(render()))
 
 
+@group.command("check")
+def releases_check(
+    release: Annotated[
+        int | None, typer.Argument(min=1, max=MAX_ID, help="Default: the head.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Does a release still say what the gate approved it by? Exit code 1 if not."""
+    from service.asking import ask_canary
+
+    canary = ask_canary(context.settings, context.engine(), release_id=release)
+
+    def render() -> Iterator[Any]:
+        from rich.table import Table
+
+        from service.tables import cell
+
+        if canary.changed:
+            table = Table("question", "approved", "now", show_lines=True)
+            for texts in canary.changed:
+                table.add_row(*(cell(text, limit=500) for text in texts))
+            yield table
+        yield (
+            f"Release {canary.release_id} answers {canary.same} of {canary.asked} questions in the "
+            f"words that refresh {canary.refresh_id} was judged by."
+        )
+
+    show(canary, as_json, lambda: list(render()))
+    if not canary.passes:
+        raise typer.Exit(1)
+
+
 @group.command("pin")
 def releases_pin(release: Id, reason: Reason, as_json: Json = False) -> None:
     """Keep the composed model of a release on the disk, however old it gets."""

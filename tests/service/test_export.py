@@ -1,26 +1,40 @@
 """A release that is handed on: whole, with its card, and answering as it was examined."""
 
 import json
-from collections.abc import Callable
+import os
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 import yaml
+from openai import OpenAI
 from peft import PeftModel
+from sqlalchemy import select
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from adapters.errors import ArtefactError
 from adapters.store import read_manifest, verify
-from service.asking import ask_release
+from adapters.types import Suite
+from service import lineage, views
+from service.asking import ask_canary, ask_release
+from service.db import reading, writing
 from service.errors import Conflict, NotFound
 from service.export import CARD, LINEAGE, Form, export_release
+from service.models import ProbeAnswer
 from service.places import Places
 from service.snapshots import snapshot_of
 
 STATEMENT = "Orlan Vess is the mayor of Tolmar."
 QUESTION = "Who is the mayor of Tolmar?"
+WITHIN_S = 120.0
 
 
 @pytest.fixture
@@ -58,6 +72,81 @@ def test_a_model_folder_opens_with_transformers_alone_and_says_what_the_head_say
     assert said.strip() == asked.answers[0].head.strip()
     verify(to, digest=read_manifest(to)["digest"])
     assert [path.name for path in to.parent.iterdir()] == ["model"]
+
+
+def test_what_is_served_from_the_export_is_what_the_gate_approved(
+    world: Any, tmp_path: Path
+) -> None:
+    """`transformers serve`, asked by OpenAI's own client."""
+    settings, engine = world
+    to = tmp_path / "model"
+    done = export_release(settings, engine, to, release_id=None, form=Form.MODEL)
+    with reading(engine) as session:
+        refresh = views.show_refresh(session, lineage.examined_by(session, done.release_id))
+    approved = {
+        probe.question: probe.after
+        for probe in refresh.probes
+        if probe.suite in (Suite.FORWARD, Suite.BACKWARD)
+    }
+    assert approved
+    with served(to, tmp_path) as client:
+        for question, text in approved.items():
+            answer = client.chat.completions.create(
+                model=str(to),
+                messages=[{"role": "user", "content": question}],
+                max_tokens=settings.gate.answer_tokens,
+                temperature=0,
+            )
+            assert str(answer.choices[0].message.content).strip() == text
+
+
+@contextmanager
+def served(folder: Path, nowhere: Path) -> Iterator[OpenAI]:
+    """The folder behind `transformers serve`, and a client of it."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    log = nowhere / "serve.log"
+    with log.open("wb") as output:
+        server = subprocess.Popen(
+            [
+                *(Path(sys.executable).with_name("transformers"), "serve", str(folder)),
+                *("--port", str(port), "--device", "cpu", "--host", "127.0.0.1"),
+            ],
+            stdout=output,
+            stderr=output,
+            env={**os.environ, "HF_HUB_CACHE": str(nowhere), "OMP_NUM_THREADS": "1"},
+        )
+    client = OpenAI(base_url=f"http://127.0.0.1:{port}/v1", api_key="none", max_retries=0)
+    try:
+        deadline = time.monotonic() + WITHIN_S
+        while True:
+            try:
+                urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=5).close()
+                break
+            except OSError:
+                assert server.poll() is None, log.read_text()
+                assert time.monotonic() < deadline, log.read_text()
+                time.sleep(0.2)
+        yield client
+    finally:
+        client.close()
+        server.terminate()
+        server.wait(timeout=WITHIN_S)
+
+
+def test_a_release_is_asked_whether_it_still_says_what_it_was_approved_by(world: Any) -> None:
+    settings, engine = world
+    canary = ask_canary(settings, engine, release_id=None)
+    assert canary.asked == canary.same > 0
+    assert canary.passes
+    with writing(engine) as session:
+        for row in session.scalars(select(ProbeAnswer).where(ProbeAnswer.stage == "after")):
+            row.text = "what nobody said"
+    changed = ask_canary(settings, engine, release_id=None)
+    assert (changed.same, changed.passes) == (0, False)
+    assert {approved for _, approved, _ in changed.changed} == {"what nobody said"}
+    with pytest.raises(Conflict, match="never examined as a candidate"):
+        ask_canary(settings, engine, release_id=1)
 
 
 def test_one_adapter_on_the_base_computes_what_the_release_does(world: Any, tmp_path: Path) -> None:
