@@ -98,6 +98,7 @@ def store(settings: Settings, records: Sequence[dict[str, Any]]) -> None:
             source="benchmark",
             scopes=[Scope.INGEST],
             pepper=read_pepper(settings.state_dir),
+            by="benchmark",
             now=now,
         )
         for record in records:

@@ -264,7 +264,7 @@ def create_app(settings: Settings, engine: Engine, clock: Wakeable) -> FastAPI:
                     kind,
                     command(asked),
                     reason=asked.reason,
-                    by=f"{caller.source} (key {caller.key_id})",
+                    by=_name_of(caller),
                     now=datetime.now(UTC),
                 )
                 return views.operation_view(operation)
@@ -300,6 +300,12 @@ def create_app(settings: Settings, engine: Engine, clock: Wakeable) -> FastAPI:
             Kind.APPROVAL, request, caller, ReasonIn, lambda it: [*command, f"--reason={it.reason}"]
         )
 
+    @app.get("/v1/audit", dependencies=[Depends(allow(Scope.ADMIN))])
+    def get_audit(before: Before = None, limit: Limit = 50) -> views.Page[views.AuditView]:
+        """Who did what: a chain, each entry with the digest of the one before."""
+        with reading(engine) as session:
+            return views.list_audit(session, before=before, limit=limit)
+
     @app.get("/v1/operations", dependencies=reads)
     def get_operations(before: Before = None, limit: Limit = 50) -> views.Page[views.OperationView]:
         with reading(engine) as session:
@@ -319,15 +325,14 @@ def create_app(settings: Settings, engine: Engine, clock: Wakeable) -> FastAPI:
                 raise NotAllowed(
                     f"Fact {fact_id} is another source's; an admin may retract it.", known=True
                 )
-            facts.retract(session, fact_id, now=datetime.now(UTC))
+            facts.retract(session, fact_id, by=_name_of(caller), now=datetime.now(UTC))
             return views.show_fact(session, fact_id)
 
     @app.post("/v1/facts/{fact_id}/approval")
     def post_fact_approval(fact_id: Id, caller: Admin) -> views.FactDetail:
         """Let a fact that is held be trained."""
         with writing(engine) as session:
-            by = f"{caller.source} (key {caller.key_id})"
-            facts.approve(session, fact_id, by=by, now=datetime.now(UTC))
+            facts.approve(session, fact_id, by=_name_of(caller), now=datetime.now(UTC))
             return views.show_fact(session, fact_id)
 
     @app.get("/livez")
@@ -343,6 +348,11 @@ def create_app(settings: Settings, engine: Engine, clock: Wakeable) -> FastAPI:
             return {"head": read_head(session).release_id}
 
     return app
+
+
+def _name_of(caller: Caller) -> str:
+    """Who is on record for what was asked for."""
+    return f"{caller.source} (key {caller.key_id})"
 
 
 def _body_of(model: type[BaseModel]) -> dict[str, Any]:

@@ -21,6 +21,8 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from adapters.store import sync
+from service import audit
+from service.audit import Act
 from service.errors import Conflict, DatabaseNotReady, NotAllowed, NotFound
 from service.models import ApiKey
 
@@ -89,6 +91,7 @@ def create_key(
     source: str,
     scopes: Collection[Scope],
     pepper: bytes,
+    by: str,
     now: datetime,
     expires_at: datetime | None = None,
 ) -> str:
@@ -106,6 +109,8 @@ def create_key(
             expires_at=expires_at,
         )
     )
+    about = {"key": key_id, "source": source, "scopes": sorted(scopes)}
+    audit.record(session, Act.KEY_CREATED, by=by, about=about, now=now)
     return f"{PREFIX}_{key_id}_{secret}"
 
 
@@ -125,7 +130,7 @@ def check_key(session: Session, key: str, *, pepper: bytes, now: datetime) -> Ca
     )
 
 
-def revoke_key(session: Session, key_id: str, *, now: datetime) -> None:
+def revoke_key(session: Session, key_id: str, *, by: str, now: datetime) -> None:
     """Raises NotFound for an unknown key, Conflict for one that was revoked before."""
     row = session.get(ApiKey, key_id)
     if row is None:
@@ -133,6 +138,7 @@ def revoke_key(session: Session, key_id: str, *, now: datetime) -> None:
     if row.revoked_at is not None:
         raise Conflict(f"Key {key_id} was already revoked at {row.revoked_at.isoformat()}.")
     row.revoked_at = now
+    audit.record(session, Act.KEY_REVOKED, by=by, about={"key": key_id}, now=now)
 
 
 def list_keys(session: Session) -> list[ApiKey]:

@@ -16,6 +16,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from adapters.errors import AdapterError
 from service.commands import (
     adapters,
+    audit,
     deliveries,
     erasures,
     facts,
@@ -60,6 +61,7 @@ for name, group in {
     "operations": operations.group,
     "pins": pins.group,
     "keys": keys.group,
+    "audit": audit.group,
     "db": state.group,
 }.items():
     app.add_typer(group, name=name)

@@ -21,7 +21,8 @@ from sqlalchemy.orm import Session
 from adapters.compose import environment
 from adapters.errors import ArtefactError
 from adapters.store import PARTIAL, clear, is_read, read_manifest, writer_if_free
-from service import leases, lineage
+from service import audit, leases, lineage
+from service.audit import Act
 from service.db import reading, writing
 from service.errors import Conflict, LeaseLost, NotFound
 from service.models import HeadMove, PinnedRelease, Release
@@ -207,13 +208,14 @@ def pin_release(
     row = PinnedRelease(release_id=release_id, reason=reason, pinned_by=by, pinned_at=now)
     session.add(row)
     session.flush()
+    audit.record(session, Act.RELEASE_PINNED, by=by, about={"release": release_id}, now=now)
     return row
 
 
-def unpin_release(session: Session, release_id: int) -> None:
+def unpin_release(session: Session, release_id: int, *, by: str, now: datetime) -> None:
     """Let it go when its time comes. Raises NotFound where it is not pinned."""
     row = session.get(PinnedRelease, release_id)
     if row is None:
         raise NotFound(f"Release {release_id} is not pinned.")
     session.delete(row)
-    session.flush()
+    audit.record(session, Act.RELEASE_UNPINNED, by=by, about={"release": release_id}, now=now)

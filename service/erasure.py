@@ -24,7 +24,8 @@ from sqlalchemy import Engine, inspect, select, update
 from sqlalchemy.orm import Session
 
 from adapters.store import PARTIAL, clear, is_read, writer_if_free
-from service import facts, leases, lineage
+from service import audit, facts, leases, lineage
+from service.audit import Act
 from service.auth import read_pepper
 from service.batches import IN_HEAD
 from service.db import reading, rewrite, writing
@@ -173,7 +174,7 @@ def erase(
             return ErasureEnd(
                 erasure_id=erasure_id, is_complete=False, receipt=None, rebase=rebased
             )
-    found_in = _purge(settings, engine, erasure_id)
+    found_in = _purge(settings, engine, erasure_id, by=by)
     with reading(engine) as session:
         receipt = session.get_one(Erasure, erasure_id).receipt
     moved = moved and replace(moved, report=None)
@@ -212,10 +213,12 @@ def _open(session: Session, fact_ids: Sequence[int], *, by: str, reason: str, no
             return erasure.id
     for row in _rows(session, wanted):
         if row.retracted_at is None:
-            facts.retract(session, row.id, now=now)
+            facts.retract(session, row.id, by=by, now=now)
     erasure = Erasure(fact_ids=wanted, reason=reason, requested_by=by, requested_at=now)
     session.add(erasure)
     session.flush()
+    about = {"erasure": erasure.id, "facts": wanted}
+    audit.record(session, Act.ERASURE_BEGUN, by=by, about=about, now=now)
     return erasure.id
 
 
@@ -293,7 +296,7 @@ def _inside(folder: Path) -> list[Path]:
     return sorted(folder.iterdir()) if folder.is_dir() else []
 
 
-def _purge(settings: Settings, engine: Engine, erasure_id: int) -> list[str]:
+def _purge(settings: Settings, engine: Engine, erasure_id: int, *, by: str) -> list[str]:
     """Delete and overwrite under the refresh's lease; the files that still hold something."""
     with _lease_of_refresh(settings, engine):
         with reading(engine) as session:
@@ -326,7 +329,13 @@ def _purge(settings: Settings, engine: Engine, erasure_id: int) -> list[str]:
         found, _ = files_with(traces, [path for path in database if path.exists()])
         if not found:
             with writing(engine) as session:
-                session.get_one(Erasure, erasure_id).completed_at = _now()
+                erasure = session.get_one(Erasure, erasure_id)
+                erasure.completed_at = _now()
+                about = {
+                    "erasure": erasure_id,
+                    "adapters": sorted((erasure.receipt or {})["adapters"]),
+                }
+                audit.record(session, Act.ERASURE_COMPLETED, by=by, about=about, now=_now())
         return _named(found, settings)
 
 

@@ -13,6 +13,8 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session, aliased
 
 from adapters.types import Suite
+from service import audit
+from service.audit import Act
 from service.errors import Conflict, NotFound
 from service.models import (
     Adapter,
@@ -422,11 +424,12 @@ def approve(session: Session, fact_id: int, *, by: str, now: datetime) -> FactRo
     if row.retracted_at is not None:
         raise Conflict(f"Fact {fact_id} was retracted at {row.retracted_at.isoformat()}.")
     row.approved_at, row.approved_by = now, by
+    audit.record(session, Act.FACT_APPROVED, by=by, about={"fact": fact_id}, now=now)
     _supersede_older(session, row)
     return row
 
 
-def retract(session: Session, fact_id: int, *, now: datetime) -> FactRow:
+def retract(session: Session, fact_id: int, *, by: str, now: datetime) -> FactRow:
     """Withdraw a fact: it is no longer trained, and what it replaced stands again.
 
     What an adapter already learned stays until that adapter is taken out. Raises NotFound, or
@@ -438,5 +441,6 @@ def retract(session: Session, fact_id: int, *, now: datetime) -> FactRow:
     if row.retracted_at is not None:
         raise Conflict(f"Fact {fact_id} was already retracted at {row.retracted_at.isoformat()}.")
     row.retracted_at = now
+    audit.record(session, Act.FACT_RETRACTED, by=by, about={"fact": fact_id}, now=now)
     _restore_older(session, row)
     return row

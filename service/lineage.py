@@ -15,7 +15,8 @@ from sqlalchemy.orm import Session
 
 from adapters.store import canonical_digest
 from adapters.types import Verdict
-from service import batches, leases
+from service import audit, batches, leases
+from service.audit import Act
 from service.errors import Conflict, DatabaseNotReady, HeadMoved, NotFound
 from service.leases import Hold
 from service.models import (
@@ -261,22 +262,23 @@ def move_head(
     moved = f"The head moved from {expected_seq} meanwhile; look at it again and decide anew."
     if newest != expected_seq:
         raise HeadMoved(moved)
-    session.add(
-        HeadMove(
-            seq=expected_seq + 1,
-            release_id=release_id,
-            action=action,
-            by=by,
-            reason=reason,
-            moved_at=now,
-            refresh_id=refresh_id,
-            report=report,
-        )
+    move = HeadMove(
+        seq=expected_seq + 1,
+        release_id=release_id,
+        action=action,
+        by=by,
+        reason=reason,
+        moved_at=now,
+        refresh_id=refresh_id,
+        report=report,
     )
+    session.add(move)
     try:
         session.flush()
     except IntegrityError as error:
         raise HeadMoved(moved) from error
+    about = {**audit.about_move(move), "reason": audit.digest_of_text(reason)}
+    audit.record(session, Act.HEAD_MOVED, by=by, about=about, now=now)
     return expected_seq + 1
 
 

@@ -338,6 +338,20 @@ class Delivery(Base):
     delivered_at: Mapped[datetime | None]
 
 
+class AuditEntry(Base):
+    """One act, and the digest of the entry before it (service.audit). Never changed."""
+
+    __tablename__ = "audit"
+
+    seq: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    at: Mapped[datetime]
+    act: Mapped[str]
+    by: Mapped[str]
+    about: Mapped[dict[str, Any]]
+    previous: Mapped[str]
+    digest: Mapped[str]
+
+
 class Operation(Base):
     """What an admin asked for over HTTP that loads a model, and what came of it."""
 

@@ -14,6 +14,8 @@ from typing import Any
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
+from service import audit
+from service.audit import Act
 from service.models import Operation
 
 
@@ -54,6 +56,8 @@ def enqueue(
     )
     session.add(operation)
     session.flush()
+    about = {"operation": operation.id, "kind": str(kind)}
+    audit.record(session, Act.OPERATION_REQUESTED, by=by, about=about, now=now)
     return operation
 
 

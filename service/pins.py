@@ -12,6 +12,8 @@ from sqlalchemy.orm import Session
 
 from adapters.grading import contains, normalised
 from adapters.types import Probe, ProbeOrigin, Suite
+from service import audit
+from service.audit import Act
 from service.errors import Conflict, NotFound
 from service.models import Pin, ProbeAnswer
 from service.schemas import clean_words
@@ -45,6 +47,7 @@ def pin(
     row = Pin(question=question, answers=answers, reason=reason, pinned_by=by, pinned_at=now)
     session.add(row)
     session.flush()
+    audit.record(session, Act.PIN_ADDED, by=by, about={"pin": row.id}, now=now)
     return row
 
 
@@ -66,7 +69,7 @@ def pin_probe(
     return pin(session, asked.question, asked.answers, reason=reason, by=by, now=now)
 
 
-def unpin(session: Session, pin_id: int, *, now: datetime) -> Pin:
+def unpin(session: Session, pin_id: int, *, by: str, now: datetime) -> Pin:
     """Ask it no more. Raises NotFound, or Conflict when it was removed before."""
     row = session.get(Pin, pin_id)
     if row is None:
@@ -74,6 +77,7 @@ def unpin(session: Session, pin_id: int, *, now: datetime) -> Pin:
     if row.removed_at is not None:
         raise Conflict(f"Pin {pin_id} was already removed at {row.removed_at.isoformat()}.")
     row.removed_at = now
+    audit.record(session, Act.PIN_REMOVED, by=by, about={"pin": pin_id}, now=now)
     return row
 
 

@@ -15,6 +15,7 @@ from service.errors import NotFound
 from service.facts import FactState, is_held, states_of
 from service.models import (
     Adapter,
+    AuditEntry,
     Batch,
     Delivery,
     Erasure,
@@ -276,6 +277,18 @@ class ErasureView(View):
     requested_at: datetime
     completed_at: datetime | None
     receipt: dict[str, Any] | None
+
+
+class AuditView(View):
+    """What somebody did, and the digests that bind it to what was done before."""
+
+    id: int
+    at: datetime
+    act: str
+    by: str
+    about: dict[str, Any]
+    previous: str
+    digest: str
 
 
 class OperationView(View):
@@ -606,6 +619,22 @@ def list_erasures(
 def show_erasure(session: Session, erasure_id: int) -> ErasureView:
     """Raises NotFound."""
     return ErasureView(**_columns(_get(session, Erasure, erasure_id, "erasure")))
+
+
+def list_audit(session: Session, *, before: int | None = None, limit: int = 50) -> Page[AuditView]:
+    wanted = select(AuditEntry).order_by(AuditEntry.seq.desc()).limit(limit + 1)
+    if before is not None:
+        wanted = wanted.where(AuditEntry.seq < before)
+    return _page([_audit_view(row) for row in session.scalars(wanted)], limit)
+
+
+def show_audit(session: Session, seq: int) -> AuditView:
+    """Raises NotFound."""
+    return _audit_view(_get(session, AuditEntry, seq, "entry of the audit log"))
+
+
+def _audit_view(row: AuditEntry) -> AuditView:
+    return AuditView(**_columns(row), id=row.seq)
 
 
 def list_operations(

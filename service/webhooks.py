@@ -23,7 +23,7 @@ from sqlalchemy import Engine, func, or_, select
 from sqlalchemy.orm import Session
 
 from adapters.store import sync
-from service import lineage
+from service import audit, lineage
 from service.db import reading, writing
 from service.errors import NotFound, SettingsError
 from service.models import Delivery, HeadMove
@@ -156,6 +156,7 @@ def _message(session: Session, seq: int) -> bytes:
             "previous_release_id": None if before is None else before.release_id,
             "adapters": list(head.recipe.adapter_ids),
             "snapshot_digest": head.snapshot_digest,
+            "audit_digest": audit.digest_of_move(session, seq),
         },
     }
     return json.dumps(told, separators=(",", ":")).encode()

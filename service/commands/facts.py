@@ -94,7 +94,7 @@ def facts_holders(fact: Id, as_json: Json = False) -> None:
 def facts_retract(fact: Id) -> None:
     """Withdraw a fact. What an adapter learned of it stays until that adapter is taken out."""
     with writing(context.engine()) as session:
-        facts.retract(session, fact, now=datetime.now(UTC))
+        facts.retract(session, fact, by=context.by, now=datetime.now(UTC))
     out.print(f"Fact {fact} is retracted.")
 
 

@@ -29,6 +29,7 @@ def keys_create(
             source=source,
             scopes=set(scope),
             pepper=auth.read_pepper(context.settings.state_dir),
+            by=context.by,
             now=now,
             expires_at=None if days is None else now + timedelta(days=days),
         )
@@ -54,5 +55,5 @@ def keys_list(as_json: Json = False) -> None:
 def keys_revoke(key: Annotated[str, typer.Argument(help="The key's id.")]) -> None:
     """Make a key useless at once."""
     with writing(context.engine()) as session:
-        auth.revoke_key(session, key, now=datetime.now(UTC))
+        auth.revoke_key(session, key, by=context.by, now=datetime.now(UTC))
     out.print(f"Key {key} is revoked.")

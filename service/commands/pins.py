@@ -55,5 +55,5 @@ def pins_add(
 def pins_remove(pin: Id) -> None:
     """Ask a pinned question no more."""
     with writing(context.engine()) as session:
-        pins.unpin(session, pin, now=datetime.now(UTC))
+        pins.unpin(session, pin, by=context.by, now=datetime.now(UTC))
     out.print(f"Pin {pin} is removed.")

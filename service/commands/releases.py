@@ -114,7 +114,7 @@ def releases_unpin(release: Id) -> None:
     from service.collect import unpin_release
 
     with writing(context.engine()) as session:
-        unpin_release(session, release)
+        unpin_release(session, release, by=context.by, now=datetime.now(UTC))
     out.print(f"Release {release} is no longer pinned.")
 
 

@@ -88,7 +88,7 @@ def make_key(engine: Engine, settings: Settings, now: datetime) -> Callable[...,
         pepper = auth.read_pepper(settings.state_dir)
         with writing(engine) as session:
             return auth.create_key(
-                session, source=source, scopes=scopes, pepper=pepper, now=now, **more
+                session, source=source, scopes=scopes, pepper=pepper, by="test", now=now, **more
             )
 
     return make

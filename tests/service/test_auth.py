@@ -99,7 +99,7 @@ def test_a_revoked_key_is_useless_and_its_sources_other_key_is_not(
 ) -> None:
     old, new = make_key(Scope.READ), make_key(Scope.READ)
     with writing(engine) as session:
-        auth.revoke_key(session, old.split("_")[1], now=now)
+        auth.revoke_key(session, old.split("_")[1], by="test", now=now)
     with pytest.raises(NotAllowed):
         check(old)
     assert check(new).source == "newsroom"
@@ -108,11 +108,11 @@ def test_a_revoked_key_is_useless_and_its_sources_other_key_is_not(
 def test_a_key_is_revoked_once(engine: Engine, make_key: Callable[..., str], now: datetime) -> None:
     key_id = make_key(Scope.READ).split("_")[1]
     with writing(engine) as session:
-        auth.revoke_key(session, key_id, now=now)
+        auth.revoke_key(session, key_id, by="test", now=now)
     with pytest.raises(Conflict, match="already revoked"), writing(engine) as session:
-        auth.revoke_key(session, key_id, now=now)
+        auth.revoke_key(session, key_id, by="test", now=now)
     with pytest.raises(NotFound), writing(engine) as session:
-        auth.revoke_key(session, "nobody", now=now)
+        auth.revoke_key(session, "nobody", by="test", now=now)
 
 
 def test_a_key_without_a_scope_is_not_made(engine: Engine, make_key: Callable[..., str]) -> None:

@@ -107,7 +107,7 @@ def test_superseded_and_retracted_facts_are_not_claimed(
         {**capital, "statement": "Old."}, {**capital, "statement": "New."}, "Withdrawn."
     )
     with writing(engine) as session:
-        facts.retract(session, withdrawn, now=now)
+        facts.retract(session, withdrawn, by="test", now=now)
         assert batches.count_pending(session, now=datetime.now(UTC)) == 1
     assert [int(fact.key) for fact in claim(hold).facts] == [new]
 
@@ -304,7 +304,7 @@ def test_an_interrupted_batch_that_lost_a_fact_is_a_new_one(
     ids = store("One.", "Two.")
     end(engine, claim(hold).refresh_id, RefreshOutcome.ABANDONED, now)
     with writing(engine) as session:
-        facts.retract(session, ids[0], now=now)
+        facts.retract(session, ids[0], by="test", now=now)
     store("Three.")
     assert [fact.statement for fact in claim(hold).facts] == ["Two.", "Three."]
 
@@ -349,7 +349,7 @@ def test_what_was_retracted_or_rejected_is_not_replayed(
     store("Three.")
     reject()
     with writing(engine) as session:
-        facts.retract(session, gone, now=now)
+        facts.retract(session, gone, by="test", now=now)
     assert replayed(engine, 10) == [kept]
 
 
@@ -401,7 +401,7 @@ def test_who_works_there_is_not_asked_while_several_do(
         works("Bo Senn", "The Mint"), works("Di Lund", "the Zoo"), works("Ed Falk", "the Bank")
     )
     with writing(engine) as session:
-        facts.retract(session, withdrawn, now=now)
+        facts.retract(session, withdrawn, by="test", now=now)
         hold = leases.acquire(session, leases.REFRESH, owner="it", now=now, lease_s=LEASE_S)
     claimed = claim(hold)
     assert dict(claimed.unasked) == {str(second): [Direction.BACKWARD]}

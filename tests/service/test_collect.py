@@ -126,9 +126,9 @@ def test_a_pinned_release_stays_until_it_is_unpinned(world: Any) -> None:
     assert found(world).leftovers == ()
     assert found(world).kept_releases == (2, 3, HEAD)
     with writing(world.engine) as session:
-        unpin_release(session, 2)
+        unpin_release(session, 2, by="test", now=now)
         with pytest.raises(NotFound, match="not pinned"):
-            unpin_release(session, 2)
+            unpin_release(session, 2, by="test", now=now)
     assert len(found(world).leftovers) == 1
 
 

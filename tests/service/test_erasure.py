@@ -339,6 +339,7 @@ def test_over_http_an_erased_fact_is_refused_and_its_receipt_is_shown(
             source="team",
             scopes={Scope.READ, Scope.INGEST},
             pepper=auth.read_pepper(settings.state_dir),
+            by="test",
             now=datetime.now(UTC),
         )
     with TestClient(create_app(settings, engine, Clock())) as http:
@@ -376,6 +377,7 @@ def test_every_column_of_text_is_known_to_hold_what_facts_said_or_not() -> None:
     ours = {
         "adapters": {"about", "base_digest", "digest"},
         "api_keys": {"digest", "id", "scopes", "source"},
+        "audit": {"about", "act", "by", "digest", "previous"},
         "deliveries": set(),
         "erasures": {"fact_ids", "receipt", "requested_by"},
         "head_moves": {"action", "by"},

@@ -151,15 +151,15 @@ def test_a_retracted_fact_is_no_longer_pending(
 ) -> None:
     [fact] = store("One.")
     with writing(engine) as session:
-        facts.retract(session, fact, now=now)
+        facts.retract(session, fact, by="test", now=now)
     assert state(engine, fact) is FactState.RETRACTED
     with pytest.raises(Conflict, match="already retracted"), writing(engine) as session:
-        facts.retract(session, fact, now=now)
+        facts.retract(session, fact, by="test", now=now)
 
 
 def test_an_unknown_fact_cannot_be_retracted(engine: Engine, now: datetime) -> None:
     with pytest.raises(NotFound, match="no fact 4711"), writing(engine) as session:
-        facts.retract(session, 4711, now=now)
+        facts.retract(session, 4711, by="test", now=now)
 
 
 NONE = "no membership"
@@ -300,11 +300,11 @@ def test_what_a_withdrawn_fact_replaced_stands_again(
     with reading(engine) as session:
         assert session.get_one(FactRow, first).superseded_by == third  # not the one between
     with writing(engine) as session:
-        facts.retract(session, third, now=now)
+        facts.retract(session, third, by="test", now=now)
     assert state(engine, second) is FactState.PENDING
     assert state(engine, first) is FactState.SUPERSEDED
     with writing(engine) as session:
-        facts.retract(session, second, now=now)
+        facts.retract(session, second, by="test", now=now)
     assert state(engine, first) is FactState.PENDING
 
 
@@ -313,6 +313,6 @@ def test_a_retracted_fact_cannot_be_approved(
 ) -> None:
     held = push(engine, make_key(Scope.INGEST).split("_")[1], now, "A", held_reason="low trust")
     with writing(engine) as session:
-        facts.retract(session, held, now=now)
+        facts.retract(session, held, by="test", now=now)
         with pytest.raises(Conflict, match="was retracted"):
             facts.approve(session, held, by="admin", now=now)

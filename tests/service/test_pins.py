@@ -31,7 +31,7 @@ def test_a_pinned_question_is_asked_until_it_is_removed(
 ) -> None:
     kept, removed = pin(), pin("Who wrote Hamlet?", ("Shakespeare",))
     with writing(engine) as session:
-        pins.unpin(session, removed, now=now)
+        pins.unpin(session, removed, by="test", now=now)
         (probe,) = pins.pinned_probes(session)
         assert (probe.suite, probe.question, probe.answers, probe.cluster) == (
             Suite.PINNED,
@@ -40,9 +40,9 @@ def test_a_pinned_question_is_asked_until_it_is_removed(
             str(kept),
         )
         with pytest.raises(Conflict, match="already removed"):
-            pins.unpin(session, removed, now=now)
+            pins.unpin(session, removed, by="test", now=now)
         with pytest.raises(NotFound, match="no pin 4711"):
-            pins.unpin(session, 4711, now=now)
+            pins.unpin(session, 4711, by="test", now=now)
     assert pin("Who wrote Hamlet?", ("Shakespeare",)) > removed  # it may be pinned again
 
 

@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import tempfile
+import threading
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -20,7 +21,8 @@ from sqlalchemy.orm import Session
 
 from adapters.config import SuitesConfig
 from adapters.types import Outcome, ProbeOrigin, Suite, Verdict
-from service import auth, batches, facts, leases, lineage, pins, views
+from service import audit, auth, batches, facts, leases, lineage, pins, views
+from service.audit import Act
 from service.db import alembic_config, check_at_head, make_engine, reading, upgrade, writing
 from service.erasure import erase
 from service.errors import HeadMoved
@@ -152,6 +154,23 @@ def move(session: Session, seq: int, release: int) -> None:
         reason="test",
         now=NOW,
     )
+
+
+def test_two_who_write_to_the_audit_log_at_once_wait_for_each_other(engine: Engine) -> None:
+    def act(name: str) -> None:
+        for at in range(20):
+            with writing(engine) as session:
+                about = {"fact": at}
+                audit.record(session, Act.FACT_RETRACTED, by=name, about=about, now=NOW)
+
+    threads = [threading.Thread(target=act, args=(name,)) for name in ("one", "two", "three")]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    with reading(engine) as session:
+        found = audit.verify(session)
+    assert (found.entries, found.problems) == (61, ())
 
 
 def test_an_erased_fact_is_overwritten_there_and_no_old_row_is_left(

@@ -509,7 +509,7 @@ def test_what_was_withdrawn_while_it_was_trained_is_not_published(
     adapter_id = record_candidate(claimed)
     if how == "retract":
         with writing(engine) as session:
-            facts.retract(session, fact, now=now)
+            facts.retract(session, fact, by="test", now=now)
     else:
         store({**capital, "statement": "New."})
     with pytest.raises(HeadMoved, match=f"Fact {fact} was withdrawn or replaced"):
@@ -594,7 +594,7 @@ def test_an_admin_lets_in_no_fact_that_was_withdrawn(
     [withdrawn, _] = store("One.", "Two.")
     adapter_id = reject(RefreshOutcome.INSUFFICIENT)
     with writing(engine) as session:
-        facts.retract(session, withdrawn, now=now)
+        facts.retract(session, withdrawn, by="test", now=now)
     with pytest.raises(Conflict, match=f"Fact {withdrawn} of adapter {adapter_id} was withdrawn"):
         let_in(engine, adapter_id, now)
     assert counts(engine) == (1, 1)

@@ -98,7 +98,7 @@ def test_a_retracted_fact_is_not_to_be_retained(make_world: Callable[..., Any]) 
         session.scalars(
             select(Membership).where(Membership.fact_id == known)
         ).one().outcome = MembershipOutcome.LEARNED
-        facts.retract(session, known, now=datetime.now(UTC))
+        facts.retract(session, known, by="test", now=datetime.now(UTC))
     world.push("Lake Ux lies in Ardun.")
     world.refresh()
     assert Suite.RETENTION not in suites_of(world.last_refresh())

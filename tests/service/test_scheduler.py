@@ -108,7 +108,7 @@ def test_what_is_left_of_a_batch_that_kept_failing_waits_for_no_more(
                 now=now,
             )
     with writing(engine) as session:
-        facts.retract(session, withdrawn, now=now)
+        facts.retract(session, withdrawn, by="test", now=now)
     clock.tick()
     assert len(child.lines) == 1
 

@@ -16,7 +16,7 @@ import pytest
 from pydantic import HttpUrl
 from sqlalchemy import Engine
 
-from service import lineage, views
+from service import audit, lineage, views
 from service.db import reading, writing
 from service.errors import NotFound, SettingsError
 from service.models import Delivery, HeadMove, MembershipOutcome
@@ -93,6 +93,7 @@ def test_every_move_is_told_once_and_signed(
     assert [message["data"]["seq"] for message in told] == [1, 2]
     with reading(engine) as session:
         head = lineage.read_head(session)
+        newest = audit.verify(session).newest_digest
     assert told[1]["type"] == "head.moved"
     assert told[1]["data"] == {
         "seq": 2,
@@ -101,6 +102,7 @@ def test_every_move_is_told_once_and_signed(
         "previous_release_id": 1,
         "adapters": [adapter],
         "snapshot_digest": head.snapshot_digest,
+        "audit_digest": newest,
     }
     assert b"Orlan" not in receiver.got[1][1]
     for headers, body in receiver.got:
