@@ -19,7 +19,8 @@ from typing import Annotated, Any, Protocol, TypeVar
 
 from fastapi import Depends, FastAPI, Path, Query, Request
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse
+from fastapi.responses import JSONResponse, PlainTextResponse, Response
+from prometheus_client import CONTENT_TYPE_LATEST
 from pydantic import BaseModel, ValidationError
 from sqlalchemy import Engine
 from sqlalchemy.exc import SQLAlchemyError
@@ -40,6 +41,7 @@ from service.errors import (
 from service.facts import Stored
 from service.history import in_utc
 from service.lineage import read_head
+from service.metrics import Counted, Metrics
 from service.operations import Kind
 from service.schemas import MAX_ID, ErasureIn, FactIn, ReasonIn, RollbackIn
 from service.settings import Settings
@@ -109,6 +111,8 @@ def create_app(settings: Settings, engine: Engine, clock: Wakeable) -> FastAPI:
     """The application over one database; `clock` is woken by what it is to carry out."""
     pepper = auth.read_pepper(settings.state_dir)
     app = FastAPI(title="Lorewright", version="1", redoc_url=None)
+    metrics = Metrics(settings, engine)
+    app.add_middleware(Counted, metrics=metrics)
     _answer_errors(app)
 
     def allow(scope: Scope) -> Callable[[Request], Caller]:
@@ -334,6 +338,11 @@ def create_app(settings: Settings, engine: Engine, clock: Wakeable) -> FastAPI:
         with writing(engine) as session:
             facts.approve(session, fact_id, by=_name_of(caller), now=datetime.now(UTC))
             return views.show_fact(session, fact_id)
+
+    @app.get("/metrics", dependencies=reads, response_class=PlainTextResponse)
+    def get_metrics() -> Response:
+        """For Prometheus; give its scrape job a key with the scope `read`."""
+        return Response(metrics.text(), media_type=CONTENT_TYPE_LATEST)
 
     @app.get("/livez")
     def livez() -> dict[str, str]:

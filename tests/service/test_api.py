@@ -288,6 +288,7 @@ DOORS = [
     ("GET", "/v1/erasures", Scope.READ),
     ("GET", "/v1/erasures/1", Scope.READ),
     ("GET", "/v1/head", Scope.READ),
+    ("GET", "/metrics", Scope.READ),
     ("GET", "/v1/audit", Scope.ADMIN),
     ("GET", "/v1/operations", Scope.READ),
     ("GET", "/v1/operations/1", Scope.READ),
