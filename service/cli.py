@@ -48,6 +48,7 @@ for command in (
     rollback.rollback,
     releases.export,
     state.gc,
+    state.fsck,
     learning.demo,
 ):
     app.command()(command)

@@ -6,6 +6,7 @@ import signal
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from types import FrameType
 
@@ -15,6 +16,7 @@ from sqlalchemy import Engine
 from service.api import create_app
 from service.db import check_at_head, make_engine, reading
 from service.errors import SettingsError
+from service.fsck import check
 from service.lineage import read_head
 from service.scheduler import Clock
 from service.settings import ApiSettings, Settings
@@ -42,6 +44,8 @@ def _serve(settings: Settings, engine: Engine, *, config: Path) -> None:
         logging.getLogger(talkative).setLevel(logging.WARNING)
     with reading(engine) as session:
         head = read_head(session)
+    for problem in check(settings, engine, fast=True, now=datetime.now(UTC)).problems:
+        log.error("fsck: %s", problem)
     clock = Clock(settings, engine, config=config)
     server = uvicorn.Server(
         uvicorn.Config(

@@ -76,6 +76,28 @@ def gc(
     show(found, as_json, lambda: list(render()))
 
 
+def fsck(
+    fast: Annotated[
+        bool, typer.Option("--fast", help="Read no artefact whole; what `serve` does at its start.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Does everything that is recorded hold together? Exit code 1 if not."""
+    from service.fsck import check
+
+    found = check(context.settings, context.engine(), fast=fast, now=datetime.now(UTC))
+
+    def render() -> list[str]:
+        how = "looked at" if fast else "read whole"
+        count = len(found.problems)
+        said = f"{found.rules} rules hold" if not count else f"{count} problems"
+        return [*found.problems, f"{said}; artefacts were {how}."]
+
+    show(found, as_json, render)
+    if found.problems:
+        raise typer.Exit(1)
+
+
 @group.command("upgrade")
 def db_upgrade() -> None:
     """Create the database or bring it to the newest schema."""

@@ -20,6 +20,7 @@ from service.db import reading, writing
 from service.erasure import HOLDS_TEXT, ErasureEnd, erase, plan_erasure
 from service.errors import Conflict, LeaseHeld, NotFound, Stopped
 from service.facts import FactState, Stored
+from service.fsck import check
 from service.models import (
     Adapter,
     Base,
@@ -164,6 +165,7 @@ def test_nothing_of_a_fact_is_left_and_what_else_was_known_is_trained_again(
     assert list(receipt.receipt["adapters"].values()) == old
     assert receipt.receipt["releases"] == [2, 3]
     assert [world.state(fact) for fact in (2, 3)] != [FactState.ROLLED_BACK] * 2
+    assert check(settings, engine, fast=False, now=datetime.now(UTC)).problems == ()
 
 
 def test_a_release_that_held_an_erased_fact_cannot_be_gone_back_to(

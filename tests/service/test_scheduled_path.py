@@ -189,3 +189,4 @@ def test_posted_facts_become_the_head_by_the_clock_alone(api: Api, config: Path)
     assert api.call(f"/v1/facts/{lake}")["state"] == "erased"
     files = [path for path in config.with_name("state").rglob("*") if path.is_file()]
     assert not [path for path in files if b"Lake Yl" in path.read_bytes()]
+    assert lorewright(config, "fsck")["problems"] == []
