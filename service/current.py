@@ -14,6 +14,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from adapters.store import one_writer, sync
 from service import lineage
 from service.db import reading
+from service.logs import event
 from service.places import Places
 from service.settings import Settings
 
@@ -51,5 +52,6 @@ def follow_head(settings: Settings, engine: Engine) -> Path | None:
     except (OSError, SQLAlchemyError) as error:
         log.error("%s does not lead to the head, and is tried again: %s", link, error)
         return None
-    log.info("%s leads to release %s", link, head.release_id)
+    about = event("current_switched", release=head.release_id)
+    log.info("%s leads to release %s", link, head.release_id, extra=about)
     return target

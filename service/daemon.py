@@ -18,6 +18,7 @@ from service.db import check_at_head, make_engine, reading
 from service.errors import SettingsError
 from service.fsck import check
 from service.lineage import read_head
+from service.logs import event
 from service.scheduler import Clock
 from service.settings import ApiSettings, Settings
 
@@ -45,7 +46,7 @@ def _serve(settings: Settings, engine: Engine, *, config: Path) -> None:
     with reading(engine) as session:
         head = read_head(session)
     for problem in check(settings, engine, fast=True, now=datetime.now(UTC)).problems:
-        log.error("fsck: %s", problem)
+        log.error("fsck: %s", problem, extra=event("fsck_problem"))
     clock = Clock(settings, engine, config=config)
     server = uvicorn.Server(
         uvicorn.Config(
@@ -64,6 +65,7 @@ def _serve(settings: Settings, engine: Engine, *, config: Path) -> None:
             head.release_id,
             settings.api.host,
             settings.api.port,
+            extra=event("serving", release=head.release_id, port=settings.api.port),
         )
         try:
             server.run(sockets=[listening])

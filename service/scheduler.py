@@ -18,6 +18,7 @@ from service import batches, leases, operations
 from service.children import Child
 from service.current import follow_head
 from service.db import reading, writing
+from service.logs import event
 from service.models import Operation
 from service.places import Places
 from service.settings import Settings
@@ -87,14 +88,20 @@ class Clock:
     def _refresh(self) -> None:
         log_path = self._log_path("refresh")
         with log_path.open("wb") as output:
-            log.info("a refresh begins, log %s", log_path)
+            log.info("a refresh begins, log %s", log_path, extra=event("refresh_begun"))
             ended = self.refresh.run("refresh", log_file=output)
         if ended is None:  # the daemon is about to end
             log_path.unlink()
             return
         # What the child did not record itself, the next refresh finds by its expired lease.
         level = logging.INFO if ended.code == 0 else logging.ERROR
-        log.log(level, "the refresh ended with exit code %s, log %s", ended.code, log_path)
+        log.log(
+            level,
+            "the refresh ended with exit code %s, log %s",
+            ended.code,
+            log_path,
+            extra=event("refresh_ended", exit_code=ended.code),
+        )
 
     def operate(self) -> None:
         """Carry out what admins asked for, one after another, each in its turn."""
@@ -115,7 +122,13 @@ class Clock:
         """False where nothing may be started any more, and it waits on."""
         log_path = self._log_path(f"operation-{operation.id}")
         with log_path.open("wb") as output:
-            log.info("operation %s, %s, begins, log %s", operation.id, operation.kind, log_path)
+            log.info(
+                "operation %s, %s, begins, log %s",
+                operation.id,
+                operation.kind,
+                log_path,
+                extra=event("operation_begun", operation=operation.id, kind=str(operation.kind)),
+            )
             arguments = ("--by", operation.requested_by, *map(str, operation.arguments), "--json")
             ended = self.operation.run(*arguments, log_file=output, captured=True)
         with writing(self.engine) as session:
@@ -132,7 +145,12 @@ class Clock:
                 error=None if went_well else (said or ["It ended without a word."])[-1],
                 now=datetime.now(UTC),
             )
-        log.info("operation %s ended with exit code %s", operation.id, ended.code)
+        log.info(
+            "operation %s ended with exit code %s",
+            operation.id,
+            ended.code,
+            extra=event("operation_ended", operation=operation.id, exit_code=ended.code),
+        )
         return True
 
     def follow(self) -> None:

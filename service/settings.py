@@ -6,6 +6,7 @@ in the environment, is refused with its path: a misspelt setting must not be a s
 
 import os
 from collections.abc import Mapping, Sequence
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, get_args
 
@@ -28,6 +29,11 @@ DEFAULT_CONFIG = Path("configs/smollm2-135m.yaml")
 
 Count = Annotated[int, Field(ge=1)]
 Seconds = Annotated[float, Field(gt=0)]
+
+
+class LogForm(StrEnum):
+    TEXT = "text"
+    JSON = "json"
 
 
 class ApiSettings(Section):
@@ -92,6 +98,7 @@ class Settings(BaseSettings):
     facts: FactSettings = FactSettings()
     storage: StorageSettings = StorageSettings()
     webhook: WebhookSettings = WebhookSettings()
+    log: LogForm = LogForm.TEXT  #: what the daemon writes: lines to read, or a JSON object each
     base: BaseConfig
     training: TrainingConfig = TrainingConfig()
     gate: GateConfig = GateConfig()

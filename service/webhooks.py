@@ -26,6 +26,7 @@ from adapters.store import sync
 from service import audit, lineage
 from service.db import reading, writing
 from service.errors import NotFound, SettingsError
+from service.logs import event
 from service.models import Delivery, HeadMove
 from service.places import Places
 from service.settings import Settings, WebhookSettings
@@ -107,9 +108,10 @@ def send(settings: Settings, engine: Engine, seq: int, *, now: datetime) -> bool
     with writing(engine) as session:
         _record(session, seq, error, now=now)
     if error is None:
-        log.info("head move %s was delivered", seq)
+        log.info("head move %s was delivered", seq, extra=event("delivered", head_move=seq))
     else:
-        log.warning("head move %s was not delivered: %s", seq, error)
+        about = event("delivery_failed", head_move=seq)
+        log.warning("head move %s was not delivered: %s", seq, error, extra=about)
     return error is None
 
 

@@ -1,12 +1,12 @@
 """The state directory: made ready, served, cleaned up."""
 
-import logging
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import Annotated, Any
 
 import typer
 
+from service import logs
 from service.commands.console import Json, context, out, progress_bar, show
 from service.db import upgrade
 
@@ -45,7 +45,7 @@ def serve() -> None:
     """Run the daemon: API and clock, until SIGTERM."""
     from service.daemon import serve as serve_forever
 
-    logging.getLogger().setLevel(logging.INFO)
+    logs.set_up(context.settings.log)
     serve_forever(context.settings, config=context.config)
 
 

@@ -1,5 +1,6 @@
 """The daemon as an operator starts it: a process, a port, signals, and no model inside."""
 
+import json
 import os
 import signal
 import socket
@@ -114,6 +115,32 @@ def daemon(
         if process.poll() is None:
             process.kill()
         process.wait()
+
+
+def test_every_line_of_the_log_is_one_json_object_where_that_is_set(daemon: Daemon) -> None:
+    process = daemon.start(LOREWRIGHT_LOG="json")
+    secret = "a statement that nobody may find in a log"
+    with daemon.client() as client:
+        for at in range(2):
+            body = {"statement": secret, "external_id": str(at)}
+            assert client.post("/v1/facts", json=body).status_code == 200
+        assert client.post("/v1/refreshes").status_code == 202
+        daemon.wait_until(lambda: daemon.recorded() == ["started"])
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(timeout=WITHIN_S) == 0
+    text = daemon.log.read_text()
+    lines = [json.loads(line) for line in text.splitlines()]
+    for line in lines:
+        assert {"at", "level", "logger", "message"} <= line.keys()
+        assert line["at"].endswith("Z")
+    events = [line for line in lines if "event" in line]
+    assert [line["event"] for line in events if line["event"] != "fsck_problem"] == [
+        "serving", "refresh_begun", "refresh_ended",
+    ]  # fmt: skip
+    serving = next(line for line in events if line["event"] == "serving")
+    assert (serving["release"], serving["port"]) == (1, daemon.port)
+    assert secret not in text
+    assert daemon.key not in text
 
 
 def test_a_model_is_never_loaded_into_the_daemon(daemon: Daemon) -> None:
