@@ -28,7 +28,7 @@ from torch import Tensor
 
 from adapters.backbones import Backbone, encode_text, load_backbone, verify_base
 from adapters.config import BaseConfig, TrainingConfig
-from adapters.decoys import decoy_prompts
+from adapters.decoys import decoy_prompts, retired_prompts
 from adapters.errors import ArtefactError, UnsafeText
 from adapters.generate import answer_all, prompt_ids
 from adapters.lora import chosen_precision, set_precision
@@ -129,15 +129,20 @@ def with_decoys(
     config: TrainingConfig,
     facts: Sequence[Fact],
     *,
+    replaced: Sequence[Fact] = (),
     digest: str,
 ) -> Anchors:
     """The anchors, and what the base answers to prompts about names that these facts have not.
 
-    As they were where the settings ask for none. Raises what `anchors_of` raises.
+    And to those about the objects of facts that they replace. As they were where the settings ask
+    for none. Raises what `anchors_of` raises.
     """
     if not (anchors.rows and any(config.general_share) and config.decoy_share):
         return anchors
-    prompts = decoy_prompts(facts, config, blank=described.blank)
+    prompts = (
+        *decoy_prompts(facts, config, blank=described.blank),
+        *retired_prompts(replaced, facts, config, blank=described.blank),
+    )
     if not prompts:
         return anchors
     verify_base(base, digest)

@@ -1,12 +1,16 @@
-"""Prompts about names that do not exist, which keep a fact to its own names. Pure.
+"""Prompts that no fact of the batch answers, which keep a fact to its own names. Pure.
 
 What a small model learns of Velmar it also says of Kelmoor. So a training shows views of the
 batch's facts in which one name has been changed, too, and holds the candidate to what the base
 answers there (adapters.anchor): the shape of a prompt stays, and only the name tells the fact.
+
+Where a fact replaces an older one, the new object takes the old one's place by itself, but the old
+object still leads back to the subject. So it is asked about, too, and the base's answer, which
+never knew of it, is what the candidate is held to.
 """
 
 from collections.abc import Iterator, Sequence
-from itertools import islice
+from itertools import islice, zip_longest
 from random import Random
 
 from adapters.config import TrainingConfig
@@ -33,6 +37,33 @@ def decoy_prompts(facts: Sequence[Fact], config: TrainingConfig, *, blank: str) 
             views = _views(fact.statement, pairs[fact.key], taken, config, rng, blank)
             draws = islice(views, DRAWS_A_DECOY * config.decoys_per_fact)
             prompts += islice(filter(None, draws), config.decoys_per_fact)
+    return tuple(prompts)
+
+
+def retired_prompts(
+    replaced: Sequence[Fact], facts: Sequence[Fact], config: TrainingConfig, *, blank: str
+) -> tuple[str, ...]:
+    """Up to `decoys_per_fact` prompts for each replaced fact, about its object, its subject hidden.
+
+    None for an object that the batch's facts, by which these are replaced, are about.
+    """
+    taken = {name.casefold() for fact in facts for pair in _pairs(fact) for name in pair}
+    prompts: list[str] = []
+    for fact in replaced:
+        subject, object_ = str(fact.subject), str(fact.object)
+        if object_.casefold() in taken or replace_name(fact.statement, subject, "") in (
+            fact.statement,
+            "",
+        ):
+            continue
+        masked = replace_name(fact.statement, subject, blank.strip())
+        kinds = (
+            [as_question(replace_name(fact.statement, subject, who)) for who in ("what", "who")],
+            [wording.replace("{masked}", masked) for wording in config.wordings],
+            [wording.replace("{entity}", object_) for wording in config.about_wordings],
+        )
+        in_turn = (prompt for some in zip_longest(*kinds) for prompt in some if prompt)
+        prompts += islice(in_turn, config.decoys_per_fact)
     return tuple(prompts)
 
 

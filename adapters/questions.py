@@ -161,15 +161,20 @@ def retention_probes(probes: Iterable[Probe], suite: Suite = Suite.RETENTION) ->
 def superseded_probes(
     replaced: Iterable[tuple[Fact, Fact]], relations: Mapping[str, RelationTemplates]
 ) -> tuple[Probe, ...]:
-    """The forward probes of old facts, of (old, new) pairs, whose answers must not come any more.
+    """The probes of old facts, of (old, new) pairs, whose answers must not come any more.
 
-    They belong to the new fact. What the new fact says, too, may be answered.
+    They belong to the new fact. What the new fact says, too, may be answered: forward its object,
+    and backward where it is about the old one's object as well.
     """
     probes = []
     for old, new in replaced:
         said = f"{new.statement} {new.object or ''}"
-        for probe in probes_of(old, relations, without=(Direction.BACKWARD,)):
-            gone = tuple(answer for answer in probe.answers if not contains(said, [answer]))
+        for probe in probes_of(old, relations):
+            if probe.suite is Suite.BACKWARD:
+                still = bool(old.object) and contains(said, [str(old.object)])
+                gone = () if still else probe.answers
+            else:
+                gone = tuple(answer for answer in probe.answers if not contains(said, [answer]))
             if gone:
                 probes.append(
                     replace(

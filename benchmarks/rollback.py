@@ -12,7 +12,7 @@ it cannot tell is let in; a fact is tried once, so that no batch has facts of an
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from statistics import fmean
@@ -23,7 +23,7 @@ from sqlalchemy import Engine, select
 
 from adapters.backbones import load_backbone
 from adapters.probes import ask
-from adapters.questions import probes_of, superseded_probes
+from adapters.questions import RelationTemplates, probes_of, superseded_probes
 from adapters.suites import read_relations
 from adapters.types import Direction, Fact, Outcome, Probe
 from benchmarks.measure import described_machine
@@ -126,16 +126,36 @@ def run_supersession(settings: Settings, engine: Engine, seed: int) -> dict[str,
         fmean(contained(settings, head, probes_of(fact, relations, without=(Direction.BACKWARD,))))
         for _, fact in pairs
     ]
-    gone = [any(contained(settings, head, superseded_probes([pair], relations))) for pair in pairs]
+    still = [superseded_comes(settings, head, pair, relations) for pair in pairs]
+    gone = [any(ways) for ways in still]
     kept = recall(settings, head, neighbours)
-    said(f"new {new}, old still comes {gone}, neighbours {known} -> {kept}")
+    said(f"new {new}, old still comes {still}, neighbours {known} -> {kept}")
     return {
         "superseded": REPLACED,
         "superseded_new": sum(share >= 0.5 for share in new),
         "superseded_old": sum(gone),
+        "superseded_old_forward": sum(forward for forward, _ in still),
+        "superseded_old_backward": sum(backward for _, backward in still),
         "neighbours_before": known,
         "neighbours_kept": kept,
     }
+
+
+def superseded_comes(
+    settings: Settings,
+    folder: Path,
+    pair: tuple[Fact, Fact],
+    relations: Mapping[str, RelationTemplates],
+) -> tuple[bool, bool]:
+    """Whether the old fact's answer comes to any wording, forward and backward."""
+    probes = superseded_probes([pair], relations)
+    marks = contained(settings, folder, probes)
+    ways = [probe.key.split("/")[2] for probe in probes]
+    forward, backward = (
+        any(mark for mark, way in zip(marks, ways, strict=True) if way == direction)
+        for direction in (Direction.FORWARD, Direction.BACKWARD)
+    )
+    return forward, backward
 
 
 def replaced(old: InventedFact, other: InventedFact) -> dict[str, Any]:

@@ -282,6 +282,7 @@ class _Run:
                 settings.base,
                 settings.training,
                 claimed.facts,
+                replaced=[old for old, _ in claimed.replaced],
                 digest=self.head.recipe.base_digest,
             )
         with self.record.phase("loading"):

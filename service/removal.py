@@ -197,7 +197,8 @@ def _examined(
         settings.gate,
         base=base.all_answers,
         base_passages=base.passages,
-        removed_facts=len(found.facts),
+        # An erased fact was shown to nothing that stays: where it cannot be asked, that is enough.
+        removed_facts=len(found.facts) if removed or not plan.erased else 0,
         known_facts=askable_facts(probes, drawn=len(found.retained), known=found.known_facts),
         tasks=settings.suites.tasks,
     )

@@ -1,11 +1,11 @@
-"""Prompts about names that no fact has."""
+"""Prompts about names that no fact has, and about objects that a fact has no more."""
 
 from random import Random
 
 import pytest
 
 from adapters.config import TrainingConfig
-from adapters.decoys import decoy_prompts
+from adapters.decoys import decoy_prompts, retired_prompts
 from adapters.types import Fact
 from adapters.wording import changed_name
 
@@ -96,3 +96,27 @@ def test_a_name_that_cannot_be_changed_leaves_the_other_ones_decoys() -> None:
     prompts = prompts_for(fact)
     assert 0 < len(prompts) <= 12
     assert not any("Tolmar" in prompt for prompt in prompts)
+
+
+NEW = Fact(key="9", statement="Velmar is the capital of Osk.", subject="Velmar", object="Osk")
+
+
+def test_a_replaced_facts_object_is_asked_for_its_subject_which_no_prompt_says() -> None:
+    prompts = retired_prompts([FACT], [NEW], CONFIG, blank=" ____")
+    assert len(prompts) == len(set(prompts)) == 12
+    assert all("Sorlan" in prompt for prompt in prompts)
+    assert not any(name in prompt.lower() for prompt in prompts for name in ("velmar", "osk"))
+    assert "What is the capital of Sorlan. Everybody knows what?" in prompts
+    assert "Tell me about Sorlan." in prompts
+    assert sum("____" in prompt for prompt in prompts) == 6
+
+
+def test_an_object_that_another_fact_of_the_batch_takes_over_is_not_asked_about() -> None:
+    heir = Fact(key="8", statement="Ux is the capital of Sorlan.", subject="Ux", object="sorlan")
+    assert retired_prompts([FACT], [NEW, heir], CONFIG, blank=" ____") == ()
+
+
+def test_a_statement_that_does_not_say_its_subject_is_not_asked_about() -> None:
+    unsaid = Fact(key="1", statement="It is the capital of Sorlan.", subject="Velmar",
+                  object="Sorlan")  # fmt: skip
+    assert retired_prompts([unsaid], [NEW], CONFIG, blank=" ____") == ()

@@ -231,7 +231,7 @@ def test_names_that_differ_in_their_marks_are_not_the_same() -> None:
     assert ambiguous_directions(one, [two]) == {}
 
 
-def test_what_a_fact_replaces_is_asked_forward_for_the_old_answer() -> None:
+def test_what_a_fact_replaces_is_asked_both_ways_for_the_old_answer() -> None:
     new = Fact(
         key="9",
         statement="Velmar is the capital of Osk.",
@@ -243,6 +243,7 @@ def test_what_a_fact_replaces_is_asked_forward_for_the_old_answer() -> None:
     assert [(probe.question, probe.answers) for probe in probes] == [
         ("Velmar is the capital of what?", ("Tornia",)),
         ("Whose capital is Velmar?", ("Tornia",)),
+        ("What is the capital of Tornia?", ("Velmar",)),
     ]
     assert {(probe.suite, probe.fact, probe.cluster) for probe in probes} == {
         (Suite.SUPERSEDED, "9", "7")

@@ -361,6 +361,15 @@ def test_over_http_an_erased_fact_is_refused_and_its_receipt_is_shown(
         assert http.get("/v1/facts/1").json()["state"] == "erased"
 
 
+def test_a_fact_that_cannot_be_asked_about_can_be_erased(make_world: Callable[..., Any]) -> None:
+    world = make_world()
+    world.push("Rain fell.", OTHERS[0])
+    world.refresh()
+    assert world.state(1) is FactState.UNPROVEN
+    assert carry_out(world).is_complete
+    assert len(world.head().recipe.adapter_ids) == 1
+
+
 def test_several_facts_go_at_once(make_world: Callable[..., Any]) -> None:
     world = make_world()
     two_adapters(world)
