@@ -49,6 +49,8 @@ for command in (
     releases.export,
     state.gc,
     state.fsck,
+    state.backup,
+    state.restore,
     learning.demo,
 ):
     app.command()(command)

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -96,6 +97,42 @@ def fsck(
     show(found, as_json, render)
     if found.problems:
         raise typer.Exit(1)
+
+
+def backup(
+    to: Annotated[Path, typer.Option(help="A folder that is not there yet.")],
+    as_json: Json = False,
+) -> None:
+    """Write all that cannot be made anew into one folder, while the daemon runs."""
+    from service.backup import back_up
+
+    done = back_up(context.settings, context.engine(), to)
+    show(
+        done,
+        as_json,
+        lambda: [
+            f"{to} holds the database with release {done.head_release} as its head, the base and "
+            f"{done.adapters} adapters: {done.bytes} bytes. Keep it secret: the pepper is in it."
+        ],
+    )
+
+
+def restore(
+    source: Annotated[Path, typer.Argument(metavar="FOLDER", help="What `backup` wrote.")],
+    as_json: Json = False,
+) -> None:
+    """Bring a backup back into an empty state directory, and see that it holds together."""
+    from service.backup import restore as bring_back
+
+    done = bring_back(context.settings, source)
+    show(
+        done,
+        as_json,
+        lambda: [
+            f"Release {done.head_release} is the head again, with {done.adapters} adapters beside "
+            "it; everything was read and holds together. Composed models are made when asked for."
+        ],
+    )
 
 
 @group.command("upgrade")

@@ -20,14 +20,17 @@ from sqlalchemy import Engine, inspect, select
 from sqlalchemy.orm import Session
 
 from adapters.config import SuitesConfig
+from adapters.store import write_manifest
 from adapters.types import Outcome, ProbeOrigin, Suite, Verdict
 from service import audit, auth, batches, facts, leases, lineage, pins, views
 from service.audit import Act
+from service.backup import back_up, restore
 from service.db import alembic_config, check_at_head, make_engine, reading, upgrade, writing
 from service.erasure import erase
-from service.errors import HeadMoved
+from service.errors import Conflict, HeadMoved
 from service.facts import FactState, Stored
 from service.models import ApiKey, Base, FactRow, HeadAction, MembershipOutcome, ProbeAnswer
+from service.places import Places
 from service.schemas import FactIn
 from service.settings import load_settings
 from service.stopping import Stopping
@@ -209,6 +212,45 @@ def test_an_erased_fact_is_overwritten_there_and_no_old_row_is_left(
             FactState.PENDING,
             FactState.ERASED,
         ]
+
+
+def test_a_backup_is_restored_into_another_database(
+    engine: Engine, url: str, config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", f"{server_programs()}{os.pathsep}{os.environ['PATH']}")
+    settings = load_settings(config).model_copy(update={"database_url": url})
+    base = Places(settings.state_dir).base
+    base.mkdir(parents=True)
+    (base / "weights").write_bytes(b"not a model, and never loaded")
+    digest = write_manifest(base, kind="base", about={})
+    auth.make_pepper(settings.state_dir)
+    with writing(engine) as session:
+        session.add(ApiKey(id="k", digest="", source="team", scopes=[], created_at=NOW))
+        lineage.make_first_release(session, base_digest=digest, by="test", now=NOW)
+        facts.insert_fact(
+            session, FactIn(statement="Zürich."), source="team", recorded_by="k", now=NOW
+        )
+    back_up(settings, engine, tmp_path / "backup")
+    with engine.execution_options(isolation_level="AUTOCOMMIT").connect() as connection:
+        connection.exec_driver_sql("CREATE DATABASE other")
+    try:
+        other = settings.model_copy(
+            update={
+                "database_url": url.replace("/postgres?", "/other?"),
+                "state_dir": tmp_path / "elsewhere",
+            }
+        )
+        restore(other, tmp_path / "backup")
+        restored = make_engine(other.url)
+        check_at_head(restored)
+        with reading(restored) as session:
+            assert [fact.statement for fact in views.list_facts(session).items] == ["Zürich."]
+        restored.dispose()
+        with pytest.raises(Conflict, match="The database has tables already"):
+            restore(other.model_copy(update={"state_dir": tmp_path / "third"}), tmp_path / "backup")
+    finally:
+        with engine.execution_options(isolation_level="AUTOCOMMIT").connect() as connection:
+            connection.exec_driver_sql("DROP DATABASE other WITH (FORCE)")
 
 
 def test_what_is_tried_again_reviewed_and_forgotten_is_found_there_too(engine: Engine) -> None:

@@ -1,0 +1,121 @@
+"""A backup while work goes on, and a restore that holds together and says what was said before."""
+
+import stat
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import select
+
+from adapters.errors import ArtefactError
+from service import backup
+from service.asking import ask_release
+from service.backup import back_up, restore
+from service.db import make_engine, reading, writing
+from service.errors import Conflict
+from service.fsck import check
+from service.models import Erasure, FactRow
+from service.progress import Progress
+
+QUESTIONS = ["Who is the mayor of Tolmar?", "Where?", "Go on."]
+
+
+def elsewhere(world: Any, tmp_path: Path) -> Any:
+    """The same settings with another state directory, as on another machine."""
+    settings = world.settings.model_copy(update={"state_dir": tmp_path / "elsewhere"})
+    return world._replace(settings=settings, engine=make_engine(settings.url))
+
+
+def test_a_restore_is_the_service_of_the_backup_and_says_the_same(
+    make_world: Callable[..., Any], tmp_path: Path
+) -> None:
+    settings, engine = world = make_world(
+        training={"rate": 0.05, "views_per_fact": 40, "shift_weight": 0.0, "general_weight": 0.0}
+    )
+    world.push("Orlan Vess is the mayor of Tolmar.")
+    world.refresh()
+    said = ask_release(settings, engine, QUESTIONS, release_id=None)
+    done = back_up(settings, engine, tmp_path / "backup")
+    assert (done.head_release, done.adapters) == (said.release_id, 1)
+    world.push("Lake Ux lies in Ardun.")  # after it
+
+    other = elsewhere(world, tmp_path)
+    back = restore(other.settings, tmp_path / "backup")
+    assert (back.head_release, back.adapters) == (said.release_id, 1)
+    assert check(other.settings, other.engine, fast=False, now=datetime.now(UTC)).problems == ()
+    assert ask_release(other.settings, other.engine, QUESTIONS, release_id=None) == said
+    with reading(other.engine) as session:
+        assert session.scalars(select(FactRow.statement)).all() == [
+            "Orlan Vess is the mayor of Tolmar."
+        ]
+    for name in backup.SECRETS[:1]:
+        here, there = (place.state_dir / name for place in (settings, other.settings))
+        assert here.read_bytes() == there.read_bytes()
+        assert stat.S_IMODE(there.stat().st_mode) == 0o600
+    assert stat.S_IMODE((tmp_path / "backup").stat().st_mode) == 0o700
+    other.push("Mira Zun leads the Bregal choir.")
+    assert other.refresh() is not None  # and it goes on
+
+
+def test_a_backup_while_a_refresh_runs_is_whole(
+    make_world: Callable[..., Any], tmp_path: Path
+) -> None:
+    settings, engine = world = make_world()
+    world.push("Orlan Vess is the mayor of Tolmar.")
+    made: list[Path] = []
+
+    def watch(progress: Progress) -> None:
+        if progress.phase not in [path.name for path in made]:
+            made.append(tmp_path / progress.phase)
+            back_up(settings, engine, made[-1])
+
+    world.refresh(watch)
+    assert len(made) > 2
+    for folder in made:
+        other = world.settings.model_copy(update={"state_dir": tmp_path / f"of-{folder.name}"})
+        assert restore(other, folder).head_release == 1
+
+
+def test_what_cannot_be_backed_up_leaves_nothing_behind(
+    make_world: Callable[..., Any], tmp_path: Path
+) -> None:
+    settings, engine = make_world()
+    to = tmp_path / "backup"
+    to.mkdir()
+    with pytest.raises(Conflict, match="is there already"):
+        back_up(settings, engine, to)
+    to.rmdir()
+    with writing(engine) as session:
+        session.add(
+            Erasure(fact_ids=[1], reason="r", requested_by="me", requested_at=datetime.now(UTC))
+        )
+    with pytest.raises(Conflict, match="An erasure is not complete"):
+        back_up(settings, engine, to)
+    with writing(engine) as session:
+        session.delete(session.scalars(select(Erasure)).one())
+    weights = next((settings.state_dir / "base").glob("*.safetensors"))
+    weights.write_bytes(weights.read_bytes()[:-1])
+    with pytest.raises(ArtefactError, match="is corrupt"):
+        back_up(settings, engine, to)
+    assert not to.exists()
+    assert list(tmp_path.glob("*.partial")) == []
+
+
+def test_a_backup_that_was_touched_or_has_no_room_is_refused_and_changes_nothing(
+    make_world: Callable[..., Any], tmp_path: Path
+) -> None:
+    world = make_world()
+    back_up(world.settings, world.engine, tmp_path / "backup")
+    with pytest.raises(Conflict, match="restore into an empty one"):
+        restore(world.settings, tmp_path / "backup")
+    other = elsewhere(world, tmp_path)
+    (tmp_path / "backup" / "pepper").write_bytes(b"x" * 32)
+    with pytest.raises(ArtefactError, match="pepper is corrupt"):
+        restore(other.settings, tmp_path / "backup")
+    assert not other.settings.state_dir.exists()
+    with pytest.raises(ArtefactError, match="is no backup"):
+        restore(other.settings, world.settings.state_dir / "base")
+    with pytest.raises(ArtefactError, match=r"has no manifest\.json"):
+        restore(other.settings, tmp_path)
