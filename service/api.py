@@ -12,7 +12,7 @@
 import asyncio
 import json
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable
 from datetime import UTC, datetime
 from http import HTTPStatus
 from typing import Annotated, Any, Protocol, TypeVar
@@ -26,6 +26,7 @@ from sqlalchemy import Engine
 from sqlalchemy.exc import SQLAlchemyError
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 
 from service import auth, facts, history, operations, views
 from service.auth import Caller, Scope
@@ -38,8 +39,17 @@ from service.errors import (
     NotFound,
     ServiceError,
 )
-from service.facts import Stored
 from service.history import in_utc
+from service.ingest import (
+    ITEMS_A_TRANSACTION,
+    MAX_KEY_SHOWN,
+    IngestResult,
+    StreamResult,
+    ingest,
+    ingest_lines,
+    item_problems,
+    printable,
+)
 from service.lineage import read_head
 from service.metrics import Counted, Metrics
 from service.operations import Kind
@@ -50,12 +60,15 @@ log = logging.getLogger(__name__)
 AskedFor = TypeVar("AskedFor", bound=ReasonIn)
 
 TOO_LARGE = HTTPStatus(413)  # its name differs between Python versions
+NDJSON = "application/x-ndjson"
+LINES_BODY = {
+    "requestBody": {
+        "required": True,
+        "content": {NDJSON: {"schema": {"type": "string", "description": "A fact a line."}}},
+    }
+}
 PROBLEM_JSON = "application/problem+json"
-MAX_KEY_SHOWN = 60  #: characters of an unknown field's name in an answer
-MAX_POINTER_PARTS = 8  #: no field that we know lies deeper
-MAX_PROBLEMS = 20  #: of one item; a body of unknown fields must not become a larger answer
 RETRY_AFTER_S = 5
-ITEMS_A_TRANSACTION = 500  #: more would keep a running refresh from writing for too long
 STATUS_OF: dict[type[ServiceError], HTTPStatus] = {
     NotFound: HTTPStatus.NOT_FOUND,
     Conflict: HTTPStatus.CONFLICT,
@@ -77,34 +90,6 @@ class Problem(Exception):
     def __init__(self, status: HTTPStatus, detail: str, **more: Any) -> None:
         super().__init__(detail)
         self.status, self.detail, self.more = status, detail, more
-
-
-class ItemProblem(BaseModel):
-    """What is wrong with one item; `pointer` is a JSON pointer into that item."""
-
-    title: str
-    detail: str
-    pointer: str
-
-
-class ItemResult(BaseModel):
-    """What became of one item of the request."""
-
-    index: int
-    outcome: str  #: stored, duplicate or refused
-    id: int | None = None
-    external_id: str | None = None
-    held: str | None = None  #: why it waits for an admin's approval, where it does
-    problems: list[ItemProblem] = []
-
-
-class IngestResult(BaseModel):
-    """Outcomes in the order of the request. Whatever says stored is on the disk."""
-
-    stored: int
-    duplicates: int
-    refused: int
-    items: list[ItemResult]
 
 
 def create_app(settings: Settings, engine: Engine, clock: Wakeable) -> FastAPI:
@@ -156,6 +141,28 @@ def create_app(settings: Settings, engine: Engine, clock: Wakeable) -> FastAPI:
             "No item was stored; each says why.",
             **result.model_dump(exclude_none=True),
         )
+
+    @app.post("/v1/facts/bulk", openapi_extra=LINES_BODY)
+    async def post_bulk(request: Request, caller: Ingest) -> StreamResult:
+        """Store a stream of facts, a JSON object a line, however long it is.
+
+        They are stored while they come. Where it breaks off, send the lines after
+        `committed_through`; to send some twice does no harm.
+        """
+        result = StreamResult(lines=0, committed_through=0)
+        try:
+            async for lines in _read_lines(request, settings):
+                await run_in_threadpool(
+                    ingest_lines, engine, settings, lines, caller, pepper, result
+                )
+        except ClientDisconnect:
+            log.info("a stream broke off after line %s", result.committed_through)
+        except Problem as problem:
+            raise Problem(problem.status, problem.detail, **result.model_dump()) from problem
+        except SQLAlchemyError as error:
+            status, detail = _of_database(error)
+            raise Problem(status, detail, **result.model_dump()) from error
+        return result
 
     @app.get("/v1/facts", dependencies=reads)
     def get_facts(
@@ -402,12 +409,47 @@ async def _read_items(request: Request, settings: Settings) -> list[Any]:
     return items
 
 
-async def _read_json(request: Request, settings: Settings) -> Any:
+async def _read_lines(request: Request, settings: Settings) -> AsyncIterator[list[bytes]]:
+    """The lines of a stream, as many at a time as are stored in one transaction."""
+    _check_type(request, NDJSON)
+    limit, rest = settings.api.max_body_bytes, b""
+    lines: list[bytes] = []
+    problem = None
+    chunks = aiter(request.stream())
+    while problem is None:
+        try:
+            async with asyncio.timeout(settings.api.body_deadline_s):
+                chunk = await anext(chunks, None)
+        except TimeoutError:
+            waited = f"Nothing came for {settings.api.body_deadline_s:g} s."
+            problem = Problem(HTTPStatus.REQUEST_TIMEOUT, waited)
+            break
+        if chunk is None:
+            lines += [rest.strip()] if rest else []
+            break
+        *whole, rest = (rest + chunk).split(b"\n")
+        lines += [line.strip() for line in whole]
+        while len(lines) >= ITEMS_A_TRANSACTION:
+            yield lines[:ITEMS_A_TRANSACTION]
+            lines = lines[ITEMS_A_TRANSACTION:]
+        if len(rest) > limit:
+            problem = Problem(TOO_LARGE, f"A line is over {limit} bytes.")
+    if any(lines):
+        yield lines
+    if problem is not None:
+        raise problem
+
+
+def _check_type(request: Request, wanted: str) -> None:
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    if kind != "application/json":
-        raise Problem(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "Send Content-Type: application/json.")
+    if kind != wanted:
+        raise Problem(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, f"Send Content-Type: {wanted}.")
     if request.headers.get("content-encoding", "identity") != "identity":
         raise Problem(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "Compressed bodies are not taken.")
+
+
+async def _read_json(request: Request, settings: Settings) -> Any:
+    _check_type(request, "application/json")
     body = await _read_body(request, settings)
     try:
         parsed: Any = json.loads(body)
@@ -434,118 +476,6 @@ async def _read_body(request: Request, settings: Settings) -> bytes:
     return bytes(body)
 
 
-def ingest(
-    engine: Engine, settings: Settings, items: Sequence[Any], caller: Caller, pepper: bytes
-) -> IngestResult:
-    """Validate every item by itself and store the good ones, durably before this returns.
-
-    A long request takes several transactions. One that breaks off half-way can be sent again as it
-    is: what was stored before is a duplicate then.
-    """
-    results: list[ItemResult] = []
-    for first in range(0, len(items), ITEMS_A_TRANSACTION):
-        part = items[first : first + ITEMS_A_TRANSACTION]
-        checked = [_check(item, settings) for item in part]
-        results += _store(settings, engine, checked, caller, pepper, first=first)
-    counts = [result.outcome for result in results]
-    return IngestResult(
-        stored=counts.count("stored"),
-        duplicates=counts.count("duplicate"),
-        refused=counts.count("refused"),
-        items=results,
-    )
-
-
-def _check(item: Any, settings: Settings) -> FactIn | list[ItemProblem]:
-    context = {"max_statement_bytes": settings.facts.max_statement_bytes}
-    try:
-        return FactIn.model_validate(item, context=context)
-    except (ValidationError, RecursionError) as error:
-        return item_problems(error)
-
-
-def _store(
-    settings: Settings,
-    engine: Engine,
-    checked: Sequence[FactIn | list[ItemProblem]],
-    caller: Caller,
-    pepper: bytes,
-    *,
-    first: int,
-) -> list[ItemResult]:
-    """Store what was found good in one transaction; the indices count from `first`."""
-    results = []
-    now = datetime.now(UTC)
-    with writing(engine) as session:
-        for index, fact in enumerate(checked, start=first):
-            if isinstance(fact, FactIn):
-                outcome = facts.insert_fact(
-                    session,
-                    fact,
-                    source=caller.source,
-                    recorded_by=caller.key_id,
-                    held_reason=facts.reason_to_hold(fact, settings.facts),
-                    pepper=pepper,
-                    now=now,
-                )
-                results.append(_item_result(index, outcome))
-            else:
-                results.append(ItemResult(index=index, outcome="refused", problems=fact))
-    return results
-
-
-def _item_result(index: int, outcome: facts.ItemOutcome) -> ItemResult:
-    if outcome.stored is Stored.ERASED:
-        detail = (
-            f"Fact {outcome.id}, which had this key, was erased. If it is to be known after all, "
-            "send it under an external_id of its own."
-        )
-        problem = ItemProblem(title="erased", detail=detail, pointer="/external_id")
-        return ItemResult(index=index, outcome="refused", problems=[problem])
-    if outcome.stored is not Stored.CONFLICT:
-        return ItemResult(
-            index=index,
-            outcome=outcome.stored,
-            id=outcome.id,
-            external_id=outcome.external_id,
-            held=outcome.waits_for,
-        )
-    detail = (
-        f"This external_id is held by fact {outcome.id} with another body (sha256 "
-        f"{outcome.held_digest}, yours {outcome.digest}). A changed fact needs a key of its own."
-    )
-    problem = ItemProblem(title="conflict", detail=detail, pointer="/external_id")
-    return ItemResult(index=index, outcome="refused", problems=[problem])
-
-
-def item_problems(error: ValidationError | RecursionError) -> list[ItemProblem]:
-    """The first mistakes of one item with their places. The values are not repeated."""
-    if isinstance(error, RecursionError):
-        return [ItemProblem(title="invalid", detail="is nested too deeply", pointer="")]
-    return [
-        ItemProblem(
-            title="invalid",
-            detail=_printable(mistake["msg"].removeprefix("Value error, "), 500),
-            pointer=_pointer(mistake["loc"]),
-        )
-        for mistake in error.errors(include_url=False, include_context=False, include_input=False)[
-            :MAX_PROBLEMS
-        ]
-    ]
-
-
-def _pointer(place: Sequence[object]) -> str:
-    """A JSON pointer (RFC 6901): in a field's name, `~` is written `~0` and `/` is written `~1`."""
-    parts = (_printable(part, MAX_KEY_SHOWN) for part in place[:MAX_POINTER_PARTS])
-    return "".join("/" + part.replace("~", "~0").replace("/", "~1") for part in parts)
-
-
-def _printable(part: object, limit: int) -> str:
-    """A name that a client sent, made safe to show: no control characters, no surrogates."""
-    text = str(part)[:limit].encode("ascii", "backslashreplace").decode()
-    return "".join(character if character.isprintable() else "?" for character in text)
-
-
 def problem_response(status: HTTPStatus, detail: str, **more: Any) -> JSONResponse:
     body = {
         "type": f"urn:lorewright:problem:{status.phrase.lower().replace(' ', '-')}",
@@ -560,6 +490,13 @@ def problem_response(status: HTTPStatus, detail: str, **more: Any) -> JSONRespon
     if status is HTTPStatus.SERVICE_UNAVAILABLE:
         headers["Retry-After"] = str(RETRY_AFTER_S)
     return JSONResponse(body, status_code=status, media_type=PROBLEM_JSON, headers=headers)
+
+
+def _of_database(error: SQLAlchemyError) -> tuple[HTTPStatus, str]:
+    log.error("the database failed: %s", type(error).__name__, exc_info=error)
+    if "full" in str(getattr(error, "orig", "")).lower():
+        return HTTPStatus.INSUFFICIENT_STORAGE, "The disk is full; nothing was stored."
+    return HTTPStatus.SERVICE_UNAVAILABLE, "The database is not at hand; send it again later."
 
 
 def _answer_errors(app: FastAPI) -> None:
@@ -583,7 +520,7 @@ def _answer_errors(app: FastAPI) -> None:
     @app.exception_handler(RequestValidationError)
     async def bad_request(_: Request, error: RequestValidationError) -> JSONResponse:
         places = ", ".join(
-            ".".join(_printable(part, MAX_KEY_SHOWN) for part in mistake["loc"])
+            ".".join(printable(part, MAX_KEY_SHOWN) for part in mistake["loc"])
             for mistake in error.errors()
         )
         return problem_response(HTTPStatus.UNPROCESSABLE_ENTITY, f"Cannot be used: {places}.")
@@ -597,14 +534,7 @@ def _answer_errors(app: FastAPI) -> None:
 
     @app.exception_handler(SQLAlchemyError)
     async def database_error(_: Request, error: SQLAlchemyError) -> JSONResponse:
-        log.error("the database failed: %s", type(error).__name__, exc_info=error)
-        if "full" in str(getattr(error, "orig", "")).lower():
-            return problem_response(
-                HTTPStatus.INSUFFICIENT_STORAGE, "The disk is full; nothing was stored."
-            )
-        return problem_response(
-            HTTPStatus.SERVICE_UNAVAILABLE, "The database is not at hand; send it again later."
-        )
+        return problem_response(*_of_database(error))
 
     @app.exception_handler(Exception)
     async def unexpected(_: Request, error: Exception) -> JSONResponse:

@@ -3,12 +3,13 @@
 import hashlib
 import hmac
 import json
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
+from typing import Any
 
-from sqlalchemy import ColumnElement, Select, exists, select, true
+from sqlalchemy import ColumnElement, Select, exists, insert, select, true
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session, aliased
 
@@ -30,6 +31,8 @@ from service.models import (
 )
 from service.schemas import FactIn
 from service.settings import FactSettings
+
+KEYS_A_QUERY = 500  #: an SQL statement may have so many parameters
 
 
 class FactState(StrEnum):
@@ -116,52 +119,146 @@ def insert_fact(
     pepper: bytes | None = None,
     now: datetime,
 ) -> ItemOutcome:
-    """Store one fact, unless its source already has one under the same key.
-
-    `held_reason` says why it must wait for an admin, where it must. With the installation's
-    `pepper` a key is known again whose fact was erased.
-
-    A savepoint holds the item, so a neighbour in the same transaction never suffers from it.
-    """
-    held = _held(session, source, fact.key, pepper)
-    if held is not None:
-        return _seen_before(fact, held)
-    row = FactRow(
+    """Store one fact: `insert_facts` of one."""
+    (outcome,) = insert_facts(
+        session,
+        [(fact, held_reason)],
         source=source,
-        external_id=fact.key,
-        body_digest=fact.digest,
-        recorded_at=now,
         recorded_by=recorded_by,
-        **fact.model_dump(exclude={"external_id", "provenance", "probes"}),
-        provenance=fact.provenance.model_dump(mode="json", exclude_none=True),
-        probes=[probe.model_dump(mode="json") for probe in fact.probes],
-        held_reason=held_reason,
+        pepper=pepper,
+        now=now,
     )
+    return outcome
+
+
+def insert_facts(
+    session: Session,
+    items: Sequence[tuple[FactIn, str | None]],
+    *,
+    source: str,
+    recorded_by: str,
+    pepper: bytes | None = None,
+    now: datetime,
+) -> list[ItemOutcome]:
+    """Store facts, each unless its source already has one under the same key; outcomes in order.
+
+    With each stands why it must wait for an admin, where it must. With the installation's `pepper`
+    a key is known again whose fact was erased. The facts must be of one source.
+    """
+    keys = [fact.key for fact, _ in items]
+    held = _held(session, source, keys, pepper)
+    new: dict[str, dict[str, Any]] = {}
+    for key, (fact, reason) in zip(keys, items, strict=True):
+        if key not in held and key not in new:
+            new[key] = _columns_of(fact, source, recorded_by, reason, now)
+    stored: dict[str, int] = {}
     try:
         with session.begin_nested():
-            session.add(row)
-            session.flush()
-    except IntegrityError:  # another writer stored the same key in the same moment
-        held = _held(session, source, fact.key)
-        if held is None:
-            raise
-        return _seen_before(fact, held)
-    _supersede_older(session, row)
-    return ItemOutcome(
-        stored=Stored.STORED,
-        id=row.id,
-        external_id=row.external_id,
-        digest=row.body_digest,
-        held_digest=row.body_digest,
-        waits_for=row.held_reason,
-    )
+            stored = _insert(session, new)
+    except IntegrityError:  # another writer stored one of these keys in the same moment
+        if len(new) == 1:
+            held = _held(session, source, keys, pepper)
+            if not held:
+                raise
+        else:
+            return [
+                outcome
+                for item in items
+                for outcome in insert_facts(
+                    session,
+                    [item],
+                    source=source,
+                    recorded_by=recorded_by,
+                    pepper=pepper,
+                    now=now,
+                )
+            ]
+    outcomes = []
+    for key, (fact, reason) in zip(keys, items, strict=True):
+        if key in stored and key not in held:
+            fact_id = stored[key]
+            held[key] = _Held(fact_id, fact.digest, reason, is_erased=False)
+            if fact.functional:
+                _supersede_older(session, session.get_one(FactRow, fact_id))
+            outcomes.append(_outcome(fact, held[key], Stored.STORED))
+        else:
+            outcomes.append(_seen_before(fact, held[key]))
+    return outcomes
 
 
-def _held(session: Session, source: str, key: str, pepper: bytes | None = None) -> FactRow | None:
-    keys = [key] if pepper is None else [key, key_once_erased(source, key, pepper)]
-    return session.scalar(
-        select(FactRow).where(FactRow.source == source, FactRow.external_id.in_(keys))
+@dataclass(frozen=True, slots=True)
+class _Held:
+    """What is stored under a key."""
+
+    id: int
+    digest: str
+    waits_for: str | None
+    is_erased: bool
+
+
+def _held(
+    session: Session, source: str, keys: Sequence[str], pepper: bytes | None
+) -> dict[str, _Held]:
+    """What the source has under these keys, and what it had until that was erased."""
+    meant = {key: key for key in keys}
+    if pepper is not None:
+        meant |= {key_once_erased(source, key, pepper): key for key in keys}
+    wanted = list(meant)
+    found = {}
+    for first in range(0, len(wanted), KEYS_A_QUERY):
+        rows = session.execute(
+            select(
+                FactRow.external_id,
+                FactRow.id,
+                FactRow.body_digest,
+                FactRow.held_reason,
+                FactRow.approved_at,
+                FactRow.erased_at,
+            ).where(
+                FactRow.source == source,
+                FactRow.external_id.in_(wanted[first : first + KEYS_A_QUERY]),
+            )
+        )
+        for external_id, fact_id, digest, reason, approved_at, erased_at in rows:
+            found[meant[external_id]] = _Held(
+                fact_id,
+                digest,
+                None if approved_at else reason,
+                is_erased=erased_at is not None,
+            )
+    return found
+
+
+def _columns_of(
+    fact: FactIn, source: str, recorded_by: str, held_reason: str | None, now: datetime
+) -> dict[str, Any]:
+    return {
+        **fact.model_dump(exclude={"external_id", "provenance", "probes"}),
+        "source": source,
+        "external_id": fact.key,
+        "body_digest": fact.digest,
+        "recorded_at": now,
+        "recorded_by": recorded_by,
+        "provenance": fact.provenance.model_dump(mode="json", exclude_none=True),
+        "probes": [probe.model_dump(mode="json") for probe in fact.probes],
+        "held_reason": held_reason,
+    }
+
+
+def _insert(session: Session, rows: Mapping[str, dict[str, Any]]) -> dict[str, int]:
+    """The new ids by key.
+
+    Where one of the rows may replace another, they rise in the order that the rows came in; which
+    on SQLite takes a statement a row.
+    """
+    if not rows:
+        return {}
+    in_order = any(row["functional"] for row in rows.values())
+    statement = insert(FactRow).returning(
+        FactRow.external_id, FactRow.id, sort_by_parameter_order=in_order
     )
+    inserted = session.execute(statement, list(rows.values()))
+    return {row.external_id: row.id for row in inserted}
 
 
 def key_once_erased(source: str, key: str, pepper: bytes) -> str:
@@ -170,16 +267,20 @@ def key_once_erased(source: str, key: str, pepper: bytes) -> str:
     return f"erased:{code.hexdigest()}"
 
 
-def _seen_before(fact: FactIn, held: FactRow) -> ItemOutcome:
-    is_same = held.body_digest == fact.digest
+def _seen_before(fact: FactIn, held: _Held) -> ItemOutcome:
+    is_same = held.digest == fact.digest
     stored = Stored.DUPLICATE if is_same else Stored.CONFLICT
+    return _outcome(fact, held, Stored.ERASED if held.is_erased else stored)
+
+
+def _outcome(fact: FactIn, held: _Held, stored: Stored) -> ItemOutcome:
     return ItemOutcome(
-        stored=stored if held.erased_at is None else Stored.ERASED,
+        stored=stored,
         id=held.id,
         external_id=fact.key,
         digest=fact.digest,
-        held_digest=held.body_digest,
-        waits_for=None if held.approved_at else held.held_reason,
+        held_digest=held.digest,
+        waits_for=held.waits_for,
     )
 
 

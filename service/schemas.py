@@ -38,6 +38,8 @@ def clean_text(text: str) -> str:
     Raises ValueError for NUL and other control characters but tab and newline, which PostgreSQL or
     a reader would stumble over, and for lone surrogates, which are no text.
     """
+    if text.isascii() and text.isprintable():
+        return text  # as nearly all is
     for at, character in enumerate(text):
         category = unicodedata.category(character)
         if category == "Cs":
@@ -201,7 +203,7 @@ class FactIn(Strict):
     subject: Name | None = None
     relation: Name | None = None
     object: Name | None = None
-    qualifiers: FreeForm = {}
+    qualifiers: FreeForm = Field(default_factory=dict)
     functional: bool = Field(
         default=False,
         description="The relation has one object for this subject: a newer functional fact of the "
@@ -212,9 +214,9 @@ class FactIn(Strict):
     provenance: Provenance = Provenance()
     confidence: Annotated[float, Field(ge=0, le=1)] | None = None
     trust: Name | None = None
-    tags: Annotated[list[Name], Field(max_length=MAX_TAGS)] = []
+    tags: Annotated[list[Name], Field(max_length=MAX_TAGS)] = Field(default_factory=list)
     retention_until: Moment | None = None
-    probes: Annotated[list[ProbeIn], Field(max_length=MAX_PROBES)] = []
+    probes: Annotated[list[ProbeIn], Field(max_length=MAX_PROBES)] = Field(default_factory=list)
 
     @field_validator("statement")
     @classmethod

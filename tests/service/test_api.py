@@ -10,7 +10,7 @@ import pytest
 from sqlalchemy import Engine, text
 from starlette.testclient import TestClient
 
-from service import api
+from service import ingest
 from service.api import create_app
 from service.auth import Scope
 from service.db import writing
@@ -114,7 +114,7 @@ def test_good_items_are_stored_whatever_their_neighbours_are(client: Client) -> 
 def test_a_request_of_several_transactions_counts_on(
     client: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(api, "ITEMS_A_TRANSACTION", 2)
+    monkeypatch.setattr(ingest, "ITEMS_A_TRANSACTION", 2)
     items = [{"statement": text} for text in ("One.", "Two.", "Three.", "", "One.")]
     result = client().post("/v1/facts", json=items).json()
     assert [(item["index"], item["outcome"]) for item in result["items"]] == [
@@ -216,7 +216,7 @@ def test_a_pointer_is_escaped_as_its_standard_says(client: Client) -> None:
 def test_many_mistakes_do_not_make_a_large_answer(client: Client) -> None:
     answer = client().post("/v1/facts", json={f"unknown field {at}": at for at in range(10_000)})
     [item] = problem_of(answer)["items"]
-    assert len(item["problems"]) == api.MAX_PROBLEMS
+    assert len(item["problems"]) == ingest.MAX_PROBLEMS
 
 
 def test_what_was_sent_is_not_repeated_in_an_error(client: Client) -> None:
@@ -293,6 +293,7 @@ DOORS = [
     ("GET", "/v1/operations", Scope.READ),
     ("GET", "/v1/operations/1", Scope.READ),
     ("POST", "/v1/facts/1/retraction", Scope.INGEST),
+    ("POST", "/v1/facts/bulk", Scope.INGEST),
     ("POST", "/v1/facts/1/approval", Scope.ADMIN),
     ("POST", "/v1/refreshes", Scope.ADMIN),
     ("POST", "/v1/rollbacks", Scope.ADMIN),
@@ -312,7 +313,7 @@ def test_every_door_asks_for_its_scope(
     assert f"the scope {scope}" in problem_of(answer)["detail"]
     assert clock.woken == 0
     assert client(scope).request(method, path, json={"statement": "One."}).status_code in (
-        200, 202, 404, 422,
+        200, 202, 404, 415, 422,
     )  # fmt: skip
 
 

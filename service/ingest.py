@@ -1,0 +1,205 @@
+"""Facts come in: each validated by itself, stored in groups, and given an outcome of its own."""
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+from pydantic import BaseModel, Field, ValidationError
+from sqlalchemy import Engine
+
+from service import facts
+from service.auth import Caller
+from service.db import writing
+from service.facts import Stored
+from service.schemas import FactIn
+from service.settings import Settings
+
+ITEMS_A_TRANSACTION = 500  #: more would keep a running refresh from writing for too long
+MAX_PROBLEMS = 20  #: of one item; a body of unknown fields must not become a larger answer
+MAX_KEY_SHOWN = 60  #: characters of an unknown field's name in an answer
+MAX_POINTER_PARTS = 8  #: no field that we know lies deeper
+MAX_REFUSED_SHOWN = 100  #: of a stream; the others are counted
+
+
+class ItemProblem(BaseModel):
+    """What is wrong with one item; `pointer` is a JSON pointer into that item."""
+
+    title: str
+    detail: str
+    pointer: str
+
+
+class ItemResult(BaseModel):
+    """What became of one item of the request."""
+
+    index: int
+    outcome: str  #: stored, duplicate or refused
+    id: int | None = None
+    external_id: str | None = None
+    held: str | None = None  #: why it waits for an admin's approval, where it does
+    problems: list[ItemProblem] = Field(default_factory=list)
+
+
+class IngestResult(BaseModel):
+    """Outcomes in the order of the request. Whatever says stored is on the disk."""
+
+    stored: int
+    duplicates: int
+    refused: int
+    items: list[ItemResult]
+
+
+class StreamResult(BaseModel):
+    """What became of the lines of a stream. Whatever says stored is on the disk."""
+
+    lines: int
+    committed_through: int  #: send again what comes after this line; to send more does no harm
+    stored: int = 0
+    duplicates: int = 0
+    refused: int = 0
+    items: list[ItemResult] = []  #: the first that were refused; the index is the line's, from 1
+
+
+def ingest(
+    engine: Engine, settings: Settings, items: Sequence[Any], caller: Caller, pepper: bytes
+) -> IngestResult:
+    """Validate every item by itself and store the good ones, durably before this returns.
+
+    A long request takes several transactions. One that breaks off half-way can be sent again as it
+    is: what was stored before is a duplicate then.
+    """
+    results: list[ItemResult] = []
+    for first in range(0, len(items), ITEMS_A_TRANSACTION):
+        part = items[first : first + ITEMS_A_TRANSACTION]
+        checked = [(at, _check(item, settings)) for at, item in enumerate(part, first)]
+        results += _store(settings, engine, checked, caller, pepper)
+    counts = [result.outcome for result in results]
+    return IngestResult(
+        stored=counts.count("stored"),
+        duplicates=counts.count("duplicate"),
+        refused=counts.count("refused"),
+        items=results,
+    )
+
+
+def ingest_lines(
+    engine: Engine,
+    settings: Settings,
+    lines: Sequence[bytes],
+    caller: Caller,
+    pepper: bytes,
+    result: StreamResult,
+) -> None:
+    """Store some lines of a stream, a JSON object each, in one transaction, and count them."""
+    first = result.lines + 1
+    checked = [(at, _check_line(line, settings)) for at, line in enumerate(lines, first) if line]
+    outcomes = _store(settings, engine, checked, caller, pepper)
+    result.lines += len(lines)
+    result.committed_through = result.lines
+    for outcome in outcomes:
+        result.stored += outcome.outcome == "stored"
+        result.duplicates += outcome.outcome == "duplicate"
+        if outcome.outcome == "refused":
+            result.refused += 1
+            if len(result.items) < MAX_REFUSED_SHOWN:
+                result.items.append(outcome)
+
+
+def _check_line(line: bytes, settings: Settings) -> FactIn | list[ItemProblem]:
+    context = {"max_statement_bytes": settings.facts.max_statement_bytes}
+    try:
+        return FactIn.model_validate_json(line, context=context)
+    except ValidationError as error:
+        return item_problems(error)
+
+
+def _check(item: Any, settings: Settings) -> FactIn | list[ItemProblem]:
+    context = {"max_statement_bytes": settings.facts.max_statement_bytes}
+    try:
+        return FactIn.model_validate(item, context=context)
+    except (ValidationError, RecursionError) as error:
+        return item_problems(error)
+
+
+def _store(
+    settings: Settings,
+    engine: Engine,
+    checked: Sequence[tuple[int, FactIn | list[ItemProblem]]],
+    caller: Caller,
+    pepper: bytes,
+) -> list[ItemResult]:
+    """Store what was found good in one transaction; each comes with its index."""
+    good = [
+        (fact, facts.reason_to_hold(fact, settings.facts))
+        for _, fact in checked
+        if isinstance(fact, FactIn)
+    ]
+    with writing(engine) as session:
+        stored = iter(
+            facts.insert_facts(
+                session,
+                good,
+                source=caller.source,
+                recorded_by=caller.key_id,
+                pepper=pepper,
+                now=datetime.now(UTC),
+            )
+        )
+    return [
+        _item_result(index, next(stored))
+        if isinstance(found, FactIn)
+        else ItemResult(index=index, outcome="refused", problems=found)
+        for index, found in checked
+    ]
+
+
+def _item_result(index: int, outcome: facts.ItemOutcome) -> ItemResult:
+    if outcome.stored is Stored.ERASED:
+        detail = (
+            f"Fact {outcome.id}, which had this key, was erased. If it is to be known after all, "
+            "send it under an external_id of its own."
+        )
+        problem = ItemProblem(title="erased", detail=detail, pointer="/external_id")
+        return ItemResult(index=index, outcome="refused", problems=[problem])
+    if outcome.stored is not Stored.CONFLICT:
+        return ItemResult(
+            index=index,
+            outcome=outcome.stored,
+            id=outcome.id,
+            external_id=outcome.external_id,
+            held=outcome.waits_for,
+        )
+    detail = (
+        f"This external_id is held by fact {outcome.id} with another body (sha256 "
+        f"{outcome.held_digest}, yours {outcome.digest}). A changed fact needs a key of its own."
+    )
+    problem = ItemProblem(title="conflict", detail=detail, pointer="/external_id")
+    return ItemResult(index=index, outcome="refused", problems=[problem])
+
+
+def item_problems(error: ValidationError | RecursionError) -> list[ItemProblem]:
+    """The first mistakes of one item with their places. The values are not repeated."""
+    if isinstance(error, RecursionError):
+        return [ItemProblem(title="invalid", detail="is nested too deeply", pointer="")]
+    return [
+        ItemProblem(
+            title="invalid",
+            detail=printable(mistake["msg"].removeprefix("Value error, "), 500),
+            pointer=_pointer(mistake["loc"]),
+        )
+        for mistake in error.errors(include_url=False, include_context=False, include_input=False)[
+            :MAX_PROBLEMS
+        ]
+    ]
+
+
+def _pointer(place: Sequence[object]) -> str:
+    """A JSON pointer (RFC 6901): in a field's name, `~` is written `~0` and `/` is written `~1`."""
+    parts = (printable(part, MAX_KEY_SHOWN) for part in place[:MAX_POINTER_PARTS])
+    return "".join("/" + part.replace("~", "~0").replace("/", "~1") for part in parts)
+
+
+def printable(part: object, limit: int) -> str:
+    """A name that a client sent, made safe to show: no control characters, no surrogates."""
+    text = str(part)[:limit].encode("ascii", "backslashreplace").decode()
+    return "".join(character if character.isprintable() else "?" for character in text)
