@@ -52,7 +52,8 @@ class BaseConfig(Section):
     gguf_file: str | None = None  #: the file's name inside the package or folder
     folder: Path | None = None  #: a local Hugging Face folder with safetensors
     hub_id: str | None = None
-    revision: str | None = None  #: a full commit id; with `hub_id` it is required
+    #: A full commit id, since a branch or a tag can move; with `hub_id` it is required.
+    revision: Annotated[str, Field(pattern="^[0-9a-f]{40}$")] | None = None
     dtype: Literal["float32", "bfloat16"] = "float32"  #: as trained on and as served
     blank: str = " ____"  #: what a run of masked tokens becomes in the natural cloze
     mask_token: str | None = None  #: one reserved token of the vocabulary, for masks token by token

@@ -114,3 +114,20 @@ def test_settings_cannot_be_changed_after_they_were_read(config: Path) -> None:
     settings = load_settings(config)
     with pytest.raises(ValidationError, match="frozen"):
         settings.api.port = 1  # type: ignore[misc]
+
+
+@pytest.mark.parametrize(
+    ("base", "sentence"),
+    [
+        ({"hub_id": "some/model"}, "revision must pin a full commit id"),
+        ({"hub_id": "some/model", "revision": "main"}, "base.revision"),
+        ({"hub_id": "some/model", "revision": "0123abc"}, "base.revision"),
+        ({"hub_id": "some/model", "folder": "x", "revision": "0" * 40}, "exactly one of"),
+    ],
+)
+def test_a_model_of_the_hub_is_pinned_to_a_commit(
+    tmp_path: Path, base: dict[str, str], sentence: str
+) -> None:
+    path = write(tmp_path / "settings.yaml", base={"name": "x", **base})
+    with pytest.raises(SettingsError, match=sentence):
+        load_settings(path)
