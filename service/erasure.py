@@ -445,10 +445,10 @@ def _overwritten(
             counts[kind.__tablename__] = len(changes)
             if not is_dry:
                 session.execute(update(kind), changes)
-    if not is_dry and "pins" in counts:
-        pins = select(Pin).where(Pin.question.contains(ERASED, autoescape=True))
-        for pin in session.scalars(pins.where(Pin.removed_at.is_(None))):
-            pin.removed_at = _now()
+            if not is_dry and kind is Pin:  # neither question nor answer is what was pinned
+                changed = [change["id"] for change in changes]
+                still = (Pin.id.in_(changed), Pin.removed_at.is_(None))
+                session.execute(update(Pin).where(*still).values(removed_at=_now()))
     return counts
 
 

@@ -137,6 +137,8 @@ def test_nothing_of_a_fact_is_left_and_what_else_was_known_is_trained_again(
         pins.pin(
             session, "Who is Orlan Vess?", ["mayor"], reason="r", by="me", now=datetime.now(UTC)
         )
+        pins.pin(session, "Who sings?", ["Orlan Vess"], reason="r", by="me", now=datetime.now(UTC))
+        pins.pin(session, "Who leads?", ["Mira Zun"], reason="r", by="me", now=datetime.now(UTC))
         session.scalars(select(HeadMove)).all()[-1].reason = "it now knows ORLAN VESS"
         old = [session.get_one(Adapter, end.adapter_id).digest for end in (first, second)]
         session.scalars(select(ProbeAnswer)).all()[-1].text = "I met Orlan Vess in Tolmar."
@@ -156,7 +158,8 @@ def test_nothing_of_a_fact_is_left_and_what_else_was_known_is_trained_again(
         assert (fact.state, fact.statement, fact.subject) == (FactState.ERASED, "[erased]", None)
         assert fact.erased_at is not None
         assert session.scalars(select(Replay.fact_id).where(Replay.batch_id > 2)).all() == [2]
-        assert views.show_pin(session, 1).removed_at is not None
+        removed = [views.show_pin(session, pin).removed_at is not None for pin in (1, 2, 3)]
+        assert removed == [True, True, False]
         move = session.scalars(select(HeadMove).order_by(HeadMove.seq.desc()).limit(1)).one()
         assert (move.action, move.reason) == (HeadAction.REBASE, "[erased] asked for it")
         receipt = views.show_erasure(session, end.erasure_id)
