@@ -80,6 +80,23 @@ def engine(settings: Settings, migrated: Path, now: datetime) -> Iterator[Engine
     engine.dispose()
 
 
+class CountingClock:
+    """Carries nothing out, and counts how often it was woken."""
+
+    woken = 0
+
+    def wake(self) -> None:
+        self.woken += 1
+
+    def wake_operations(self) -> None:
+        self.woken += 1
+
+
+@pytest.fixture
+def still_clock() -> CountingClock:
+    return CountingClock()
+
+
 @pytest.fixture
 def make_key(engine: Engine, settings: Settings, now: datetime) -> Callable[..., str]:
     """Make an API key with some scopes: `make_key(Scope.READ, source="archive")`."""

@@ -21,29 +21,14 @@ JSON = {"Content-Type": "application/json"}
 Client = Callable[..., httpx2.Client]
 
 
-class Clock:
-    """Counts how often it was woken."""
-
-    woken = 0
-
-    def wake(self) -> None:
-        self.woken += 1
-
-    def wake_operations(self) -> None:
-        self.woken += 1
-
-
-@pytest.fixture
-def clock() -> Clock:
-    return Clock()
-
-
 @pytest.fixture
 def client(
-    engine: Engine, settings: Settings, make_key: Callable[..., str], clock: Clock
+    engine: Engine, settings: Settings, make_key: Callable[..., str], still_clock: Any
 ) -> Iterator[Client]:
     """A client with a key of some scopes; all of them unless some are named."""
-    with TestClient(create_app(settings, engine, clock), raise_server_exceptions=False) as http:
+    with TestClient(
+        create_app(settings, engine, still_clock), raise_server_exceptions=False
+    ) as http:
 
         def with_scopes(*scopes: Scope, source: str = "newsroom") -> httpx2.Client:
             key = make_key(*(scopes or Scope), source=source)
@@ -304,24 +289,24 @@ DOORS = [
 
 @pytest.mark.parametrize(("method", "path", "scope"), DOORS)
 def test_every_door_asks_for_its_scope(
-    client: Client, clock: Clock, method: str, path: str, scope: Scope
+    client: Client, still_clock: Any, method: str, path: str, scope: Scope
 ) -> None:
     others = [other for other in Scope if other is not scope]
     http = client(*others)
     answer = http.request(method, path, json={"statement": "One."})
     assert answer.status_code == 403
     assert f"the scope {scope}" in problem_of(answer)["detail"]
-    assert clock.woken == 0
+    assert still_clock.woken == 0
     assert client(scope).request(method, path, json={"statement": "One."}).status_code in (
         200, 202, 404, 415, 422,
     )  # fmt: skip
 
 
 def test_no_route_is_open_but_the_two_that_say_how_we_are(
-    engine: Engine, settings: Settings, clock: Clock
+    engine: Engine, settings: Settings, still_clock: Any
 ) -> None:
     """A route that somebody adds without a key is found here."""
-    schema = create_app(settings, engine, clock).openapi()
+    schema = create_app(settings, engine, still_clock).openapi()
     found = {
         (method.upper(), re.sub(r"{\w+}", "1", path))
         for path, ways in schema["paths"].items()
@@ -464,9 +449,9 @@ def test_a_page_that_cannot_be_is_a_problem(client: Client, query: str) -> None:
     assert query.partition("=")[0] in problem_of(answer)["detail"]
 
 
-def test_asking_for_a_refresh_wakes_the_clock(client: Client, clock: Clock) -> None:
+def test_asking_for_a_refresh_wakes_the_clock(client: Client, still_clock: Any) -> None:
     assert client(Scope.ADMIN).post("/v1/refreshes").status_code == 202
-    assert clock.woken == 1
+    assert still_clock.woken == 1
 
 
 # --- how we are -----------------------------------------------------------------------------------

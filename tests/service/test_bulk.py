@@ -20,21 +20,13 @@ from service.settings import Settings
 NDJSON = {"Content-Type": "application/x-ndjson"}
 
 
-class Clock:
-    def wake(self) -> None:
-        pass
-
-    def wake_operations(self) -> None:
-        pass
-
-
 @pytest.fixture
 def send(
-    engine: Engine, settings: Settings, make_key: Callable[..., str]
+    engine: Engine, settings: Settings, make_key: Callable[..., str], still_clock: Any
 ) -> Iterator[Callable[..., httpx2.Response]]:
     """Send some lines as one stream, in chunks that begin and end anywhere."""
     api = settings.api.model_copy(update={"max_body_bytes": 2000})
-    app = create_app(settings.model_copy(update={"api": api}), engine, Clock())
+    app = create_app(settings.model_copy(update={"api": api}), engine, still_clock)
     with TestClient(app, raise_server_exceptions=False) as http:
         http.headers["Authorization"] = f"Bearer {make_key(Scope.INGEST)}"
 

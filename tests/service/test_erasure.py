@@ -50,16 +50,6 @@ RECORD = {
     ],
 }
 TRACES = (b"Orlan", b"orlan", b"Vess", b"Tolmar", b"Gazette", b"mayor-of-tolmar")
-
-
-class Clock:
-    def wake(self) -> None:
-        pass
-
-    def wake_operations(self) -> None:
-        pass
-
-
 OTHERS = ("Mira Zun leads the Bregal choir.", "Lake Ux lies in Ardun.")
 
 
@@ -335,7 +325,7 @@ def test_an_erased_fact_does_not_come_back_by_being_sent_again(
 
 
 def test_over_http_an_erased_fact_is_refused_and_its_receipt_is_shown(
-    make_world: Callable[..., Any],
+    make_world: Callable[..., Any], still_clock: Any
 ) -> None:
     settings, engine = world = make_world()
     with writing(engine) as session:
@@ -347,7 +337,7 @@ def test_over_http_an_erased_fact_is_refused_and_its_receipt_is_shown(
             by="test",
             now=datetime.now(UTC),
         )
-    with TestClient(create_app(settings, engine, Clock())) as http:
+    with TestClient(create_app(settings, engine, still_clock)) as http:
         http.headers["Authorization"] = f"Bearer {key}"
         record = {name: RECORD[name] for name in ("external_id", "statement")}
         assert http.post("/v1/facts", json=record).status_code == 200

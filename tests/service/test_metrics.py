@@ -23,19 +23,11 @@ from service.settings import Settings
 Values = dict[tuple[str, ...], float]
 
 
-class Clock:
-    def wake(self) -> None:
-        pass
-
-    def wake_operations(self) -> None:
-        pass
-
-
 @pytest.fixture
 def http(
-    engine: Engine, settings: Settings, make_key: Callable[..., str]
+    engine: Engine, settings: Settings, make_key: Callable[..., str], still_clock: Any
 ) -> Iterator[httpx2.Client]:
-    app = create_app(settings, engine, Clock())
+    app = create_app(settings, engine, still_clock)
     with TestClient(app, raise_server_exceptions=False) as client:
         client.headers["Authorization"] = f"Bearer {make_key(Scope.READ, source='prometheus')}"
         yield client
@@ -102,12 +94,14 @@ def test_the_head_the_last_refresh_and_what_waits_are_told(
     assert value("operations_open") == 1
 
 
-def test_the_last_verdict_is_told_suite_by_suite(make_world: Callable[..., Any]) -> None:
+def test_the_last_verdict_is_told_suite_by_suite(
+    make_world: Callable[..., Any], still_clock: Any
+) -> None:
     settings, engine = world = make_world()
     world.push("Orlan Vess is the mayor of Tolmar.")
     world.refresh()
     verdict = world.last_refresh().verdict
-    with TestClient(create_app(settings, engine, Clock())) as http:
+    with TestClient(create_app(settings, engine, still_clock)) as http:
         http.headers["Authorization"] = f"Bearer {key_for(settings, engine)}"
         value = told(http)
         for line in verdict["suites"]:
