@@ -39,6 +39,7 @@ from service.errors import (
     NotFound,
     ServiceError,
 )
+from service.facts import FactState
 from service.history import in_utc
 from service.ingest import (
     ITEMS_A_TRANSACTION,
@@ -82,6 +83,14 @@ class Wakeable(Protocol):
 
     def wake(self) -> None: ...
     def wake_operations(self) -> None: ...
+
+
+class Withdrawn(BaseModel):
+    """All that a key which may not read is told of its own fact."""
+
+    id: int
+    state: FactState
+    retracted_at: datetime | None
 
 
 class Problem(Exception):
@@ -329,15 +338,15 @@ def create_app(settings: Settings, engine: Engine, clock: Wakeable) -> FastAPI:
             return views.show_operation(session, operation_id)
 
     @app.post("/v1/facts/{fact_id}/retraction")
-    def post_retraction(fact_id: Id, caller: Ingest) -> views.FactDetail:
+    def post_retraction(fact_id: Id, caller: Ingest) -> Withdrawn:
         """Withdraw a fact of your own source. What an adapter learned of it stays."""
         with writing(engine) as session:
             if views.show_fact(session, fact_id).source != caller.source:
                 raise NotAllowed(
                     f"Fact {fact_id} is another source's; an admin may retract it.", known=True
                 )
-            facts.retract(session, fact_id, by=_name_of(caller), now=datetime.now(UTC))
-            return views.show_fact(session, fact_id)
+            row = facts.retract(session, fact_id, by=_name_of(caller), now=datetime.now(UTC))
+            return Withdrawn(id=row.id, state=FactState.RETRACTED, retracted_at=row.retracted_at)
 
     @app.post("/v1/facts/{fact_id}/approval")
     def post_fact_approval(fact_id: Id, caller: Admin) -> views.FactDetail:

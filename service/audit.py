@@ -9,7 +9,6 @@ Who can write to the database could forge the whole chain. Note its newest diges
 (`lorewright audit verify` prints it, and the webhook's messages have it) to find that out, too.
 """
 
-import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
@@ -76,11 +75,6 @@ def digest_of(entry: AuditEntry) -> str:
     """sha256 of all that an entry says, and of the digest of the one before it."""
     said = [entry.seq, entry.at.isoformat(), entry.act, entry.by, entry.about, entry.previous]
     return canonical_digest(said)
-
-
-def digest_of_text(text: str) -> str:
-    """What stands for words of somebody's: they may name a fact, and the log must not."""
-    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def digest_of_move(session: Session, seq: int) -> str | None:

@@ -13,6 +13,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from sqlalchemy import URL, Engine, inspect, select
+from sqlalchemy.orm import Session
 
 from adapters.errors import ArtefactError
 from adapters.store import appearing, read_manifest, verify, write_manifest
@@ -49,15 +50,13 @@ def back_up(settings: Settings, engine: Engine, to: Path) -> Backup:
     if to.exists():
         raise Conflict(f"{to} is there already; name a folder that is not.")
     places = Places(settings.state_dir)
+    with reading(engine) as session:
+        _refuse_while_erasing(session)
     with appearing(to) as partial:
         partial.chmod(0o700)  # the pepper and the webhook's secret are in it
         _copy_database(engine, partial)
         with reading(engine) as session:
-            if session.scalar(select(Erasure.id).where(Erasure.completed_at.is_(None)).limit(1)):
-                raise Conflict(
-                    "An erasure is not complete yet, and the backup would keep what is to go: "
-                    "`lorewright erasures list`."
-                )
+            _refuse_while_erasing(session)
             head = lineage.read_head(session).release_id
             base = lineage.read_head(session).recipe.base_digest
             kept = select(Adapter.digest).where(Adapter.erased_at.is_(None))
@@ -72,6 +71,14 @@ def back_up(settings: Settings, engine: Engine, to: Path) -> Backup:
         write_manifest(partial, kind="backup", about={"head": head, "adapters": digests})
         size = sum(path.stat().st_size for path in partial.rglob("*") if path.is_file())
     return Backup(folder=str(to), head_release=head, adapters=len(digests), bytes=size)
+
+
+def _refuse_while_erasing(session: Session) -> None:
+    if session.scalar(select(Erasure.id).where(Erasure.completed_at.is_(None)).limit(1)):
+        raise Conflict(
+            "An erasure is not complete yet, and the backup would keep what is to go: "
+            "`lorewright erasures list`."
+        )
 
 
 def restore(settings: Settings, source: Path) -> Backup:

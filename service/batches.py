@@ -92,7 +92,9 @@ class RemovedFacts:
     known_facts: int  #: how many there are of which these were drawn
     unasked: Mapping[str, Collection[Direction]]  #: as in ClaimedBatch
     replayed_by: Mapping[int, int]  #: adapter that stays -> how many removed facts it replayed
-    trained_by: frozenset[int]  #: adapters that stay, and were trained on facts to be erased
+    trained_by: frozenset[
+        int
+    ]  #: adapters that stay, and were trained on facts to be erased, or on their heirs
 
 
 def count_pending(session: Session, *, at_most_of_source: int | None = None, now: datetime) -> int:
@@ -475,12 +477,13 @@ def draw_removal(
         .group_by(Adapter.id)
         .order_by(Adapter.id)
     )
+    heirs = select(FactRow.superseded_by).where(erasing, FactRow.superseded_by.is_not(None))
     trained = session.scalars(
         select(Adapter.id)
         .join(Membership, Membership.batch_id == Adapter.batch_id)
         .where(
             Adapter.batch_id.in_(sorted(kept)),
-            Membership.fact_id.in_(sorted(erased)),
+            Membership.fact_id.in_(sorted(erased)) | Membership.fact_id.in_(heirs),
             Membership.outcome.in_(IN_HEAD),
         )
     )

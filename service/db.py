@@ -96,6 +96,7 @@ def rewrite(engine: Engine) -> None:
     """
     if engine.url.get_backend_name() != "sqlite":
         with engine.execution_options(isolation_level="AUTOCOMMIT").connect() as connection:
+            connection.exec_driver_sql("ANALYZE")  # what it knew of common values is text, too
             connection.exec_driver_sql("VACUUM FULL")
         return
     raw = engine.raw_connection()

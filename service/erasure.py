@@ -12,6 +12,7 @@ look for, and an erasure is complete only once its own files were written anew a
 
 import hashlib
 import hmac
+import re
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -24,7 +25,8 @@ from sqlalchemy import Engine, inspect, select, update
 from sqlalchemy.orm import Session
 
 from adapters.store import PARTIAL, clear, is_read, writer_if_free
-from service import audit, facts, leases, lineage
+from adapters.types import Suite
+from service import audit, facts, leases, lineage, pins
 from service.audit import Act
 from service.auth import read_pepper
 from service.batches import IN_HEAD
@@ -38,6 +40,7 @@ from service.models import (
     FactRow,
     Membership,
     Pin,
+    ProbeAnswer,
     Refresh,
     RefreshOutcome,
     Release,
@@ -106,7 +109,7 @@ def plan_erasure(settings: Settings, engine: Engine, fact_ids: Sequence[int]) ->
 def _plan(session: Session, settings: Settings, fact_ids: Sequence[int]) -> ErasurePlan:
     rows = _rows(session, fact_ids)
     ids = [row.id for row in rows]
-    adapters = _saw(session, ids)
+    adapters = [adapter for adapter in _saw(session, ids) if adapter.erased_at is None]
     in_head = lineage.read_head(session).recipe.adapter_ids
     traces = traces_of(session, rows, settings.suites)
     subjects = [row.subject for row in rows if row.subject]
@@ -209,8 +212,14 @@ def _open(session: Session, fact_ids: Sequence[int], *, by: str, reason: str, no
     """The erasure of these facts that is open, or a new one; its facts are withdrawn."""
     wanted = sorted(set(fact_ids))
     for erasure in session.scalars(select(Erasure).where(Erasure.completed_at.is_(None))):
-        if set(wanted) <= set(erasure.fact_ids):
+        if wanted == erasure.fact_ids:
             return erasure.id
+        if set(wanted) & set(erasure.fact_ids):
+            ids = " ".join(map(str, erasure.fact_ids))
+            raise Conflict(
+                f"Erasure {erasure.id} is open and has some of these facts: bring it to its end "
+                f"first (lorewright facts erase {ids})."
+            )
     for row in _rows(session, wanted):
         if row.retracted_at is None:
             facts.retract(session, row.id, by=by, now=now)
@@ -223,26 +232,26 @@ def _open(session: Session, fact_ids: Sequence[int], *, by: str, reason: str, no
 
 
 def _saw(session: Session, fact_ids: Sequence[int]) -> list[Adapter]:
-    """The adapters that were trained on one of the facts, or shown it again, and are still there.
+    """The adapters that were trained on one of the facts, or were shown something of it.
 
-    What was set aside before the training of a batch that was promoted is not in its adapter; of
-    any other adapter that is not known for sure.
+    That is in replay, or while a fact that replaces it was trained (adapters.decoys). What was set
+    aside before the training of a batch that was promoted is not in its adapter; of any other
+    adapter that is not known for sure.
     """
     promoted = select(Refresh.id).where(
         Refresh.outcome.in_([RefreshOutcome.PROMOTED, RefreshOutcome.REBASED])
     )
     trained = select(Membership.batch_id).join(Batch, Batch.id == Membership.batch_id)
+    heirs = select(FactRow.superseded_by).where(
+        FactRow.id.in_(fact_ids), FactRow.superseded_by.is_not(None)
+    )
     trained = trained.where(
-        Membership.fact_id.in_(fact_ids),
+        Membership.fact_id.in_(fact_ids) | Membership.fact_id.in_(heirs),
         Membership.outcome.in_(IN_HEAD) | Batch.refresh_id.not_in(promoted),
     )
     replayed = select(Replay.batch_id).where(Replay.fact_id.in_(fact_ids))
     wanted = Adapter.batch_id.in_(trained) | Adapter.batch_id.in_(replayed)
-    return list(
-        session.scalars(
-            select(Adapter).where(wanted, Adapter.erased_at.is_(None)).order_by(Adapter.id)
-        )
-    )
+    return list(session.scalars(select(Adapter).where(wanted).order_by(Adapter.id)))
 
 
 def _removal_plan(session: Session, fact_ids: Sequence[int], *, force: bool) -> RemovalPlan | None:
@@ -273,12 +282,23 @@ def _releases(session: Session, adapters: Sequence[Adapter]) -> list[int]:
 
 
 def _files(session: Session, settings: Settings, adapters: Sequence[Adapter]) -> list[Path]:
-    """The files and folders that hold a fact, or may: caches and what a process left among them."""
+    """The files and folders that hold a fact, or may.
+
+    So may weights that no row of the database tells of, which a process left that was killed.
+    """
     places = Places(settings.state_dir)
-    found = [places.adapter(adapter.digest) for adapter in adapters]
-    for release_id in _releases(session, adapters):
-        release = session.get_one(Release, release_id)
-        found.append(places.snapshot(release.recipe_digest))
+    gone = {adapter.id for adapter in adapters}
+    known = session.scalars(select(Adapter).where(Adapter.erased_at.is_(None)))
+    kept = {places.adapter(adapter.digest) for adapter in known if adapter.id not in gone}
+    found = [path for path in _inside(places.adapters) if path.is_dir() and path not in kept]
+    cannot_be_made = set(_releases(session, adapters))
+    kept = {
+        places.snapshot(release.recipe_digest)
+        for release in session.scalars(select(Release))
+        if release.id not in cannot_be_made
+    }
+    found += [path for path in _inside(places.snapshots) if path.is_dir() and path not in kept]
+    found += _inside(places.logs, "refresh-*.log")  # tables, in which a name is cut in pieces
     of_base = _answers_of_base(session)
     found += [path for path in _inside(places.answers) if not path.name.startswith(of_base)]
     found += [places.checkpoint, *_inside(places.candidates)]
@@ -292,51 +312,88 @@ def _answers_of_base(session: Session) -> str:
     return f"{lineage.read_head(session).recipe.base_digest[:DIGEST_CHARACTERS]}-"
 
 
-def _inside(folder: Path) -> list[Path]:
-    return sorted(folder.iterdir()) if folder.is_dir() else []
+def _inside(folder: Path, pattern: str = "*") -> list[Path]:
+    return sorted(folder.glob(pattern)) if folder.is_dir() else []
 
 
 def _purge(settings: Settings, engine: Engine, erasure_id: int, *, by: str) -> list[str]:
-    """Delete and overwrite under the refresh's lease; the files that still hold something."""
+    """Delete and overwrite under the refresh's lease; what still holds something, by name."""
     with _lease_of_refresh(settings, engine):
+        with writing(engine) as session:
+            _give_up_weights(session, settings, erasure_id, now=_now())
         with reading(engine) as session:
-            ids = list(session.get_one(Erasure, erasure_id).fact_ids)
+            erasure = session.get_one(Erasure, erasure_id)
+            ids, receipt = list(erasure.fact_ids), dict(erasure.receipt or {})
             rows = [session.get_one(FactRow, fact_id) for fact_id in ids]
             rows = [row for row in rows if row.erased_at is None]
-            adapters = _saw(session, ids)
-            files = _files(session, settings, adapters)
-            receipt = _receipt(session, settings, rows, adapters, files)
+            files = _files(session, settings, _saw(session, ids))
             traces = traces_of(session, rows, settings.suites)
             of_base = _answers_of_base(session)
         for path in files:
             _delete(path, Places(settings.state_dir))
         logs = _overwrite_logs(Places(settings.state_dir), traces)
-        searched = list(_searchable(settings, of_base))
-        database = [path for path in searched if _is_database(engine, path)]
-        found, count = files_with(traces, [path for path in searched if path not in database])
+        found, count = files_with(traces.own, _searchable(settings, engine, of_base))
         if found:
-            return _named(found, settings)
+            return [_name(path, settings) for path in found]
         if rows:
+            receipt["files"] = [_name(path, settings) for path in files]
+            receipt["files_searched"] = count
+            receipt["logs_overwritten"] = logs
+            receipt["texts"], receipt["texts_kept"] = len(traces.own), traces.shared
             with writing(engine) as session:
-                _bury(session, settings, ids, adapters, now=_now())
-                receipt |= {
-                    "logs_overwritten": logs,
-                    "rows_overwritten": _overwritten(session, ids, traces, is_dry=False),
-                    "files_searched": count + len(database),
-                }
+                _bury(session, settings, ids, now=_now())
+                rewritten = _overwritten(session, ids, traces, is_dry=False)
+                receipt["rows_overwritten"] = rewritten
                 session.get_one(Erasure, erasure_id).receipt = receipt
         rewrite(engine)
-        found, _ = files_with(traces, [path for path in database if path.exists()])
-        if not found:
-            with writing(engine) as session:
-                erasure = session.get_one(Erasure, erasure_id)
-                erasure.completed_at = _now()
-                about = {
-                    "erasure": erasure_id,
-                    "adapters": sorted((erasure.receipt or {})["adapters"]),
-                }
-                audit.record(session, Act.ERASURE_COMPLETED, by=by, about=about, now=_now())
-        return _named(found, settings)
+        # Names of one word may be the schema's; what says more than one is nobody else's.
+        telling = [text for text in traces.own if " " in text]
+        found, _ = files_with(telling, _database_files(engine), whole_words=False)
+        if found or receipt.get("found_in_database"):
+            return _keep_open(engine, erasure_id, receipt)
+        with writing(engine) as session:
+            erasure = session.get_one(Erasure, erasure_id)
+            erasure.completed_at = _now()
+            about = {"erasure": erasure_id, "adapters": sorted(receipt.get("adapters", {}))}
+            audit.record(session, Act.ERASURE_COMPLETED, by=by, about=about, now=_now())
+        return []
+
+
+def _give_up_weights(
+    session: Session, settings: Settings, erasure_id: int, *, now: datetime
+) -> None:
+    """Mark the adapters that are about to be deleted, so that no head can go back to them.
+
+    Raises Conflict where the head has one: somebody moved it meanwhile.
+    """
+    erasure = session.get_one(Erasure, erasure_id)
+    adapters = _saw(session, erasure.fact_ids)
+    in_head = set(lineage.read_head(session).recipe.adapter_ids)
+    back = [adapter.id for adapter in adapters if adapter.id in in_head]
+    if back:
+        raise Conflict(
+            f"The head moved meanwhile, and adapters {', '.join(map(str, back))}, which saw the "
+            "facts, are in it again. Nothing is deleted; erase them once more."
+        )
+    new = [adapter for adapter in adapters if adapter.erased_at is None]
+    for adapter in new:
+        adapter.erased_at = now
+    rows = [session.get_one(FactRow, fact_id) for fact_id in erasure.fact_ids]
+    telling = _receipt(session, settings, rows, new)
+    before = erasure.receipt or {}
+    erasure.receipt = {
+        **telling,
+        **before,
+        "adapters": before.get("adapters", {}) | telling["adapters"],
+    }
+
+
+def _keep_open(engine: Engine, erasure_id: int, receipt: dict[str, Any]) -> list[str]:
+    """Once overwritten, the texts cannot be looked for again: it must not look complete later."""
+    with writing(engine) as session:
+        receipt = receipt | {"found_in_database": True}
+        session.get_one(Erasure, erasure_id).receipt = receipt
+    return ["the database, where they should have been overwritten: this is a fault of ours"]
 
 
 @contextmanager
@@ -374,26 +431,25 @@ def _delete(path: Path, places: Places) -> None:
 
 
 def _overwrite_logs(places: Places, traces: Traces) -> int:
-    """How many log files held a trace; each is replaced whole."""
+    """How many log files held a trace. In place, as a process may be writing to one."""
     overwritten = overwriter(traces)
     count = 0
-    for path in _inside(places.logs):
+    for path in _inside(places.logs, "*.log"):
         text = path.read_text(encoding="utf-8", errors="replace")
         cleaned = overwritten(text)
         if cleaned != text:
-            partial = path.with_name(path.name + PARTIAL)
-            partial.write_text(cleaned, encoding="utf-8")
-            partial.replace(path)
+            path.write_text(cleaned, encoding="utf-8")
             count += 1
     return count
 
 
-def _searchable(settings: Settings, of_base: str) -> Iterator[Path]:
-    """Every file under the state directory but numbers, and what the base is and says."""
+def _searchable(settings: Settings, engine: Engine, of_base: str) -> Iterator[Path]:
+    """Every file under the state directory but the database, numbers, the base and its words."""
     places = Places(settings.state_dir)
     apart = (places.base, places.anchors)
+    database = _database_files(engine)
     for path in sorted(settings.state_dir.rglob("*")):
-        if path.is_symlink() or not path.is_file():
+        if path.is_symlink() or not path.is_file() or path.resolve() in database:
             continue
         if any(path.is_relative_to(folder) for folder in apart):
             continue
@@ -403,15 +459,16 @@ def _searchable(settings: Settings, of_base: str) -> Iterator[Path]:
             yield path
 
 
-def _is_database(engine: Engine, path: Path) -> bool:
+def _database_files(engine: Engine) -> list[Path]:
+    """SQLite's own files, wherever they lie."""
     if engine.url.get_backend_name() != "sqlite":
-        return False
-    file = Path(str(engine.url.database))
-    return path in (file, *(file.with_name(file.name + end) for end in ("-wal", "-shm")))
+        return []
+    file = Path(str(engine.url.database)).resolve()
+    return [file.with_name(file.name + end) for end in ("", "-wal", "-shm")]
 
 
-def _named(paths: Sequence[Path], settings: Settings) -> list[str]:
-    return [path.relative_to(settings.state_dir).as_posix() for path in paths]
+def _name(path: Path, settings: Settings) -> str:
+    return path.relative_to(settings.state_dir).as_posix()
 
 
 def _overwritten(
@@ -423,6 +480,8 @@ def _overwritten(
     """
     overwritten = overwriter(traces)
     gone = set(fact_ids)
+    named = re.compile(rf"\b[Ff]acts? (?:{'|'.join(map(str, sorted(gone)))})\b")
+    asked_of = tuple(f"{Suite.SUPERSEDED}/{fact_id}/" for fact_id in gone)
     counts: dict[str, int] = {}
     for mapper in sorted(Base.registry.mappers, key=lambda mapper: mapper.class_.__name__):
         kind = mapper.class_
@@ -431,25 +490,35 @@ def _overwritten(
             continue
         keys = [column.name for column in inspect(kind).primary_key]
         about = ["fact_id"] if "fact_id" in kind.__table__.columns else []
-        columns = [getattr(kind, name) for name in (*keys, *about, *names)]
+        also = ["probe_key"] if kind is ProbeAnswer else []
+        columns = [getattr(kind, name) for name in (*keys, *about, *names, *also)]
         changes = []
         for row in session.execute(select(*columns).execution_options(yield_per=1000)).mappings():
             is_about = bool(about) and row["fact_id"] in gone
+            is_about |= kind is ProbeAnswer and row["probe_key"].startswith(asked_of)
+            is_about |= "reason" in names and bool(named.search(row["reason"] or ""))
             new = {
                 name: blanked(row[name]) if is_about else _without(row[name], gone, overwritten)
                 for name in names
             }
-            if any(new[name] != row[name] for name in names):
+            if kind is ProbeAnswer and overwritten(row["probe_key"]) != row["probe_key"]:
+                new["probe_key"] = f"erased/{row['id']}"  # a trigger's key has its words
+            if any(new[name] != row[name] for name in new):
                 changes.append({**{key: row[key] for key in keys}, **new})
         if changes:
             counts[kind.__tablename__] = len(changes)
             if not is_dry:
                 session.execute(update(kind), changes)
-            if not is_dry and kind is Pin:  # neither question nor answer is what was pinned
-                changed = [change["id"] for change in changes]
-                still = (Pin.id.in_(changed), Pin.removed_at.is_(None))
-                session.execute(update(Pin).where(*still).values(removed_at=_now()))
+            if not is_dry and kind is Pin:
+                _remove_pins(session, [change["id"] for change in changes])
     return counts
+
+
+def _remove_pins(session: Session, changed: Sequence[int]) -> None:
+    """Those of which neither question nor answer is what was pinned any more."""
+    for pin in session.scalars(select(Pin).where(Pin.id.in_(changed), Pin.removed_at.is_(None))):
+        if ERASED in pin.question or any(ERASED in answer for answer in pin.answers):
+            pins.unpin(session, pin.id, by="erasure", now=_now())
 
 
 def _without(value: Any, gone: set[int], overwritten: Callable[[Any], Any]) -> Any:
@@ -467,11 +536,10 @@ def _bury(
     session: Session,
     settings: Settings,
     fact_ids: Sequence[int],
-    adapters: Sequence[Adapter],
     *,
     now: datetime,
 ) -> None:
-    """Leave tombstones of the facts and of the adapters that saw them."""
+    """Leave tombstones of the facts."""
     pepper = read_pepper(settings.state_dir)
     for fact_id in fact_ids:
         row = session.get_one(FactRow, fact_id)
@@ -482,9 +550,9 @@ def _bury(
         row.subject = row.relation = row.object = None
         row.qualifiers, row.provenance, row.tags, row.probes = {}, {}, [], []
         row.valid_from = row.valid_to = row.retention_until = None
+        row.trust = row.confidence = row.held_reason = None
+        row.functional = False
         row.erased_at = now
-    for adapter in adapters:
-        session.get_one(Adapter, adapter.id).erased_at = now
 
 
 def _receipt(
@@ -492,7 +560,6 @@ def _receipt(
     settings: Settings,
     rows: Sequence[FactRow],
     adapters: Sequence[Adapter],
-    files: Sequence[Path],
 ) -> dict[str, Any]:
     """What goes, by numbers and digests alone.
 
@@ -507,7 +574,6 @@ def _receipt(
         },
         "adapters": {str(adapter.id): adapter.digest for adapter in adapters},
         "releases": _releases(session, adapters),
-        "files": _named(files, settings),
     }
 
 

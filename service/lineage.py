@@ -256,8 +256,10 @@ def move_head(
 ) -> int:
     """Append one move to the head's history and return its number.
 
-    Raises HeadMoved when the head is no longer the one that the caller saw.
+    Raises HeadMoved when the head is no longer the one that the caller saw, and Conflict for a
+    release that an erasure took an adapter of.
     """
+    check_not_erased(session, release_id)
     newest = session.scalar(select(HeadMove.seq).order_by(HeadMove.seq.desc()).limit(1)) or 0
     moved = f"The head moved from {expected_seq} meanwhile; look at it again and decide anew."
     if newest != expected_seq:
@@ -277,8 +279,7 @@ def move_head(
         session.flush()
     except IntegrityError as error:
         raise HeadMoved(moved) from error
-    about = {**audit.about_move(move), "reason": audit.digest_of_text(reason)}
-    audit.record(session, Act.HEAD_MOVED, by=by, about=about, now=now)
+    audit.record(session, Act.HEAD_MOVED, by=by, about=audit.about_move(move), now=now)
     return expected_seq + 1
 
 

@@ -121,7 +121,7 @@ class Clock:
     def _carry_out(self, operation: Operation) -> bool:
         """False where nothing may be started any more, and it waits on."""
         log_path = self._log_path(f"operation-{operation.id}")
-        with log_path.open("wb") as output:
+        with log_path.open("ab") as output:  # an erasure may overwrite it meanwhile
             log.info(
                 "operation %s, %s, begins, log %s",
                 operation.id,

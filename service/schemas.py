@@ -102,7 +102,7 @@ class ReasonIn(Strict):
         return [f"--{name.replace('_', '-')}" for name in names if getattr(self, name)]
 
 
-class RollbackIn(ReasonIn):
+class RollbackIn(ReasonIn, strict=True):
     """Take an adapter out of the head, or point the head at an earlier release."""
 
     adapter: Id | None = None
@@ -145,7 +145,7 @@ def problem_of_ways(adapter: int | None, to: int | None, ways: dict[str, bool]) 
     return None
 
 
-class ErasureIn(ReasonIn):
+class ErasureIn(ReasonIn, strict=True):
     """Remove every trace of facts."""
 
     facts: Annotated[list[Id], Field(min_length=1, max_length=MAX_ERASED)]

@@ -87,6 +87,9 @@ def opened(settings: Settings, engine: Engine, release_id: int) -> Iterator[Path
 
 
 def _is_whole(folder: Path, digest: str, release_id: int) -> bool:
+    if not folder.exists():  # as it is once `gc` was there
+        log.info("the model of release %s is not there, and is composed", release_id)
+        return False
     try:
         verify_and_stamp(folder, digest=digest)
     except ArtefactError as error:

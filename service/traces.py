@@ -6,7 +6,7 @@ stays, and is counted.
 
 import json
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,49 +20,67 @@ from service.models import FactRow
 
 ERASED = "[erased]"
 SPOKEN = ("statement", "subject", "object", "external_id", "qualifiers", "provenance", "probes")
-#: Numbers, and the base's own vocabulary, which every composed model has a copy of.
-NEVER_TEXT = ("*.safetensors", "tokenizer*", "vocab*", "merges.txt", "special_tokens_map.json")
+NAMING = ("subject", "object")  #: short as they may be, these are names
+#: Numbers, the base's own vocabulary, and what we or the libraries wrote about a model.
+NEVER_TEXT = (
+    "*.safetensors",
+    "tokenizer*",
+    "vocab*",
+    "merges.txt",
+    "special_tokens_map.json",
+    "chat_template*",
+    "config.json",
+    "adapter_config.json",
+    "generation_config.json",
+    "manifest.json",
+)
 CHUNK = 1 << 20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Traces:
-    """The texts of some facts by which their traces are known."""
+    """The texts of some facts by which their traces are known: always as whole words."""
 
     own: tuple[str, ...]  #: longest first
-    words: tuple[str, ...]  #: likewise, but other texts have these as parts of longer words
     shared: int  #: how many more there are that others say, too
-
-    def __bool__(self) -> bool:
-        return bool(self.own or self.words)
 
 
 def traces_of(session: Session, rows: Sequence[FactRow], suites: SuitesConfig) -> Traces:
     """What only these facts say: statements, what their senders gave with them, names in both.
 
-    Text that says nothing by itself, such as a date or a common word, is left out.
+    And the words of a name, since who is called by one of them is meant. Text that says nothing by
+    itself, such as a date or a common word, is left out.
     """
-    said = {text for row in rows for text in _texts(row) if _tells(text)}
-    any_of_them = _finder(said)
+    said = {text for row in rows for text in _texts(row)}
+    by_folded = {text.casefold(): text for text in said}
     shared: set[str] = set()
-    within: set[str] = set()
-    for other in _other_texts(session, [row.id for row in rows], suites):
-        if not any_of_them.search(other):
-            continue
-        within |= {text for text in said if _finder([text]).search(other)}
-        shared |= {text for text in within if _finder([text], whole_words=True).search(other)}
+    if said:
+        finder = _finder(said, overlapping=True)
+        for other in _other_texts(session, [row.id for row in rows], suites):
+            for found in finder.finditer(other):
+                shared |= _prefixes(found.group(1).casefold(), by_folded)
     return Traces(
-        own=tuple(sorted(said - within, key=len, reverse=True)),
-        words=tuple(sorted(within - shared, key=len, reverse=True)),
+        own=tuple(sorted(said - shared, key=len, reverse=True)),
         shared=len(shared),
     )
+
+
+def _prefixes(found: str, by_folded: Mapping[str, str]) -> set[str]:
+    """The texts that a match of the longest one begins with: each of them stands there, too."""
+    ends = [at for at in range(1, len(found) + 1) if at == len(found) or not found[at].isalnum()]
+    return {by_folded[found[:end]] for end in ends if found[:end] in by_folded}
 
 
 def _texts(row: FactRow) -> Iterator[str]:
     for name in SPOKEN:
         for text in _strings(getattr(row, name)):
-            yield text
-            yield from find_names(text)
+            if name in NAMING and len(text) > 1:
+                yield text
+            for part in (text, *find_names(text)):
+                if _tells(part):
+                    yield part
+            for part in find_names(text):
+                yield from (word for word in re.findall(r"\w{3,}", part) if _tells(word))
 
 
 def _strings(value: Any) -> Iterator[str]:
@@ -78,7 +96,9 @@ def _tells(text: str) -> bool:
     """A name, a sentence or a long number; not a date, nor a word of everyday."""
     letters = sum(character.isalpha() for character in text)
     digits = sum(character.isdigit() for character in text)
-    if letters < 3 or letters + digits < 4:
+    if not text.isascii() and letters >= 2:
+        return True
+    if letters < 3:
         return digits >= 9
     return not (text.isascii() and text.isalpha() and text.islower())
 
@@ -86,26 +106,25 @@ def _tells(text: str) -> bool:
 def _other_texts(session: Session, fact_ids: Sequence[int], suites: SuitesConfig) -> Iterator[str]:
     for path in (suites.regression, suites.general_prompts, suites.relations):
         yield path.read_text(encoding="utf-8")
-    columns = [getattr(FactRow, name) for name in SPOKEN]
+    columns = [getattr(FactRow, name) for name in (*SPOKEN, "tags", "trust")]
     others = select(*columns).where(FactRow.id.not_in(fact_ids), FactRow.erased_at.is_(None))
     for row in session.execute(others.execution_options(yield_per=1000)):
         yield "\n".join(text for value in row for text in _strings(value))
 
 
-def _finder(texts: Iterable[str], *, whole_words: bool = False) -> re.Pattern[str]:
-    ordered = sorted(texts, key=len, reverse=True)
-    either = "|".join(map(re.escape, ordered)) or r"(?!)"
-    return re.compile(rf"(?<!\w)(?:{either})(?!\w)" if whole_words else either, re.IGNORECASE)
+def _finder(texts: Iterable[str], *, overlapping: bool = False) -> re.Pattern[str]:
+    either = "|".join(map(re.escape, sorted(texts, key=len, reverse=True))) or r"(?!)"
+    whole = rf"(?<!\w)({either})(?!\w)"
+    return re.compile(f"(?={whole})" if overlapping else whole, re.IGNORECASE)
 
 
 def overwriter(traces: Traces) -> Callable[[Any], Any]:
     """A function that puts a mark in place of every trace in a text, or in the texts of JSON."""
-    parts = _finder(traces.own, whole_words=False)
-    words = _finder(traces.words, whole_words=True)
+    finder = _finder(traces.own)
 
     def overwritten(value: Any) -> Any:
         if isinstance(value, str):
-            return words.sub(ERASED, parts.sub(ERASED, value))
+            return finder.sub(ERASED, value)
         if isinstance(value, dict):
             return {key: overwritten(part) for key, part in value.items()}
         if isinstance(value, list):
@@ -126,22 +145,25 @@ def blanked(value: Any) -> Any:
     return value
 
 
-def files_with(traces: Traces, files: Iterable[Path]) -> tuple[list[Path], int]:
-    """Those of the files that hold one of the facts' own texts, and how many were searched.
+def files_with(
+    texts: Iterable[str], files: Iterable[Path], *, whole_words: bool = True
+) -> tuple[list[Path], int]:
+    """Those of the files that hold one of the texts, and how many were searched.
 
-    As UTF-8, and as JSON writes it in ASCII; upper and lower case alike. What is only a word that
-    others have as a part of theirs is not searched for.
+    As UTF-8, and as JSON writes it in ASCII; upper and lower case alike.
     """
     forms = {
         form
-        for text in traces.own
+        for text in texts
         for written in (text, text.lower(), text.upper())
         for form in (written.encode(), json.dumps(written)[1:-1].encode())
     }
     if not forms:
         return [], 0
-    longest = max(map(len, forms))
+    longest = max(map(len, forms)) + 1
     either = b"|".join(map(re.escape, sorted(forms, key=len, reverse=True)))
+    if whole_words:
+        either = rb"(?<![A-Za-z0-9_])(?:" + either + rb")(?![A-Za-z0-9_])"
     finder = re.compile(either, re.IGNORECASE)
     found, count = [], 0
     for path in files:

@@ -13,6 +13,7 @@ from service.commands.console import (
     Json,
     checked_reason,
     context,
+    err,
     list_and_show,
     progress_bar,
     show,
@@ -70,6 +71,8 @@ def facts_erase(
             stopping=stopping,
         )
     show(end, as_json, lambda: list(_end_lines(end)))
+    if as_json and not end.is_complete:
+        err.print(list(_end_lines(end))[-1], highlight=False, soft_wrap=True)
     if not end.is_complete:
         raise typer.Exit(1 if end.found_in else HEAD_STAYS)
 

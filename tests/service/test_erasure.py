@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import shutil
 import signal
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -16,7 +17,7 @@ from adapters.store import one_reader
 from service import auth, erasure, facts, leases, pins, views
 from service.api import create_app
 from service.auth import Scope
-from service.db import reading, writing
+from service.db import make_engine, reading, writing
 from service.erasure import HOLDS_TEXT, ErasureEnd, erase, plan_erasure
 from service.errors import Conflict, LeaseHeld, NotFound, Stopped
 from service.facts import FactState, Stored
@@ -299,13 +300,13 @@ def test_what_other_facts_say_too_stays_theirs(make_world: Callable[..., Any]) -
     push(world, RECORD)
     world.push("Tolmar Hall was built by the Vessner family.")
     plan = plan_erasure(world.settings, world.engine, [1])
-    assert plan.shared_texts == 2  # Tolmar, and of the probe Tolmar Hall; Vess is not Vessner
+    assert plan.shared_texts == 3  # Tolmar Hall, Tolmar, Hall; and not Vess, of Vessner
     assert carry_out(world).is_complete
     with reading(world.engine) as session:
         assert views.show_fact(session, 2).statement.startswith("Tolmar Hall")
     world.push("Mira Zun leads the Bregal choir!")
     push(world, {"statement": "Mira Zun sings.", "subject": "Mira Zun"})
-    assert plan_erasure(world.settings, world.engine, [4]).shared_texts == 1
+    assert plan_erasure(world.settings, world.engine, [4]).shared_texts == 3
     assert carry_out(world, 4).is_complete
     with reading(world.engine) as session:
         assert views.show_fact(session, 3).statement == "Mira Zun leads the Bregal choir!"
@@ -396,9 +397,12 @@ def test_every_column_of_text_is_known_to_hold_what_facts_said_or_not() -> None:
         "refreshes": {"outcome", "phase", "timings"},
         "releases": {"base_digest", "recipe_digest", "snapshot_digest"},
     }
+    of_facts = {  # a fact's own row is emptied whole, but for who sent and approved it
+        "external_id", "body_digest", "statement", "subject", "relation", "object", "qualifiers",
+        "provenance", "tags", "probes", "trust", "held_reason",
+    }  # fmt: skip
+    ours["facts"] = {"source", "recorded_by", "approved_by"} | of_facts
     for table in Base.metadata.tables.values():
-        if table.name == "facts":
-            continue  # a fact's own row is emptied whole
         texts = {column.name for column in table.columns if isinstance(column.type, String | JSON)}
         known = ours.get(table.name, set()) | set(HOLDS_TEXT.get(table.name, ()))
         assert texts == known, table.name
@@ -406,7 +410,8 @@ def test_every_column_of_text_is_known_to_hold_what_facts_said_or_not() -> None:
 
 def test_a_tombstone_holds_nothing_of_the_fact(make_world: Callable[..., Any]) -> None:
     world = make_world()
-    push(world, {**RECORD, "tags": ["Tolmar"], "qualifiers": {"seat": "Tolmar Hall"}})
+    more = {"tags": ["Tolmar"], "qualifiers": {"seat": "Tolmar Hall"}, "trust": "Vess says so"}
+    push(world, {**RECORD, **more})
     carry_out(world)
     with reading(world.engine) as session:
         row = session.get_one(FactRow, 1)
@@ -419,3 +424,121 @@ def test_a_tombstone_holds_nothing_of_the_fact(make_world: Callable[..., Any]) -
     assert said == {"source", "statement", "recorded_by"}
     assert str(kept["external_id"]).startswith("erased:")
     assert Path(world.settings.state_dir / "pepper").exists()
+
+
+def test_a_state_directory_beside_the_settings_is_erased_in_too(
+    make_world: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As in the shipped settings: `state`, seen from where the command is typed."""
+    world = make_world()
+    two_adapters(world)
+    monkeypatch.chdir(world.settings.state_dir.parent)
+    settings = world.settings.model_copy(update={"state_dir": Path("state")})
+    here = world._replace(settings=settings, engine=make_engine(settings.url))
+    assert carry_out(here).is_complete
+    assert files_with_traces(world) == []
+
+
+def test_weights_that_no_row_tells_of_go_too(make_world: Callable[..., Any]) -> None:
+    """A refresh that was killed leaves an adapter, or a composed model, that nobody recorded."""
+    settings, engine = world = make_world()
+    two_adapters(world)
+    places = Places(settings.state_dir)
+    with reading(engine) as session:
+        digest = session.get_one(Adapter, 1).digest
+    stray = [places.adapters / "0123456789abcdef", places.snapshots / "0123456789abcdef"]
+    for folder in stray:
+        shutil.copytree(places.adapter(digest), folder)
+    assert set(plan_erasure(settings, engine, [1]).files) >= {
+        path.relative_to(settings.state_dir).as_posix() for path in stray
+    }
+    assert carry_out(world).is_complete
+    assert not any(folder.exists() for folder in stray)
+
+
+def test_logs_with_tables_go_and_a_log_in_use_is_overwritten_in_place(
+    make_world: Callable[..., Any],
+) -> None:
+    settings, _ = world = make_world()
+    push(world, RECORD)
+    logs = Places(settings.state_dir).logs
+    logs.mkdir()
+    (logs / "refresh-1.log").write_text("│ Orlan │\n│ Vess  │")
+    (logs / "operation-1.log").write_text("Orlan said so\n")
+    with (logs / "operation-1.log").open("ab") as in_use:
+        assert carry_out(world).is_complete
+        in_use.write(b"and on\n")
+    assert [path.name for path in logs.iterdir()] == ["operation-1.log"]
+    assert (logs / "operation-1.log").read_text() == "[erased] said so\nand on\n"
+
+
+def test_a_head_that_went_back_meanwhile_keeps_its_adapters(
+    make_world: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings, engine = world = make_world()
+    first, _ = two_adapters(world)
+    real = erasure._purge
+
+    def after_somebody_went_back(*arguments: Any, **how: Any) -> Any:
+        go_back(settings, engine, first.release_id, by="another admin", reason="r")
+        return real(*arguments, **how)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(erasure, "_purge", after_somebody_went_back)
+        with pytest.raises(Conflict, match="adapters 1, which saw the facts, are in it again"):
+            carry_out(world)
+    assert check(settings, engine, fast=False, now=datetime.now(UTC)).problems == ()
+    assert carry_out(world).is_complete
+    assert files_with_traces(world) == []
+
+
+def test_an_erasure_that_is_open_is_not_widened_or_narrowed(
+    make_world: Callable[..., Any],
+) -> None:
+    settings, _ = world = make_world()
+    two_adapters(world)
+    gate = settings.gate.model_copy(update={"backward_floor": 0.9})
+    strict = world._replace(settings=settings.model_copy(update={"gate": gate}))
+    assert not carry_out(strict, 1, 2).is_complete
+    for some in ((1,), (2, 3)):
+        with pytest.raises(Conflict, match="lorewright facts erase 1 2"):
+            carry_out(world, *some, force=True)
+    assert world.state(3) is not FactState.RETRACTED
+    assert carry_out(world, 2, 1).is_complete
+
+
+def test_what_is_told_of_an_erased_fact_in_another_ones_place_goes(
+    make_world: Callable[..., Any],
+) -> None:
+    _, engine = world = make_world()
+    push(world, RECORD)
+    (other,) = world.push(OTHERS[0])
+    world.refresh()
+    with writing(engine) as session:
+        answers = session.scalars(select(ProbeAnswer)).all()
+        answers[0].probe_key, answers[0].fact_id = "superseded/1/backward/0", other
+        answers[0].question = "Who is the mayor of a town?"
+        answers[1].probe_key = "triggers/Orlan Vess .../0"
+        membership = session.scalars(select(Membership).where(Membership.fact_id == other)).one()
+        membership.reason = "It contradicts fact 1 of team: the mayor of nowhere."
+    assert carry_out(world).is_complete
+    with reading(engine) as session:
+        kept = session.get_one(ProbeAnswer, answers[0].id)
+        assert (kept.question, kept.text) == ("[erased]", "[erased]")
+        assert session.get_one(ProbeAnswer, answers[1].id).probe_key == f"erased/{answers[1].id}"
+        found = select(Membership.reason).where(Membership.fact_id == other)
+        assert session.scalars(found).first() == "[erased]"
+
+
+def test_a_pin_whose_reason_alone_names_an_erased_fact_stays(
+    make_world: Callable[..., Any],
+) -> None:
+    _, engine = world = make_world()
+    push(world, RECORD)
+    with writing(engine) as session:
+        why, now = "Orlan Vess wanted it", datetime.now(UTC)
+        pins.pin(session, "Who leads the choir?", ["Mira"], reason=why, by="me", now=now)
+    assert carry_out(world).is_complete
+    with reading(engine) as session:
+        pin = views.show_pin(session, 1)
+    assert (pin.removed_at, pin.reason) == (None, "[erased] wanted it")

@@ -117,6 +117,8 @@ def test_a_request_becomes_the_command_that_an_operator_would_type(
         ),
         ("rollbacks", {"adapter": 1, "reason": "r", "now": True}, "/now: Extra inputs"),
         ("rollbacks", [], "it: "),
+        ("rollbacks", {"adapter": True, "reason": "r"}, "/adapter: "),
+        ("erasures", {"facts": ["2"], "force": "yes", "reason": "r"}, "/facts/0: "),
         ("erasures", {"facts": [], "reason": "r"}, "/facts: "),
         ("erasures", {"facts": [1], "force": True, "dry_run": True, "reason": "r"}, "together"),
         ("adapters/1/approval", {}, "/reason: Field required"),
