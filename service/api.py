@@ -277,7 +277,7 @@ def create_app(settings: Settings, engine: Engine, clock: Wakeable) -> FastAPI:
         """Write down what is asked for, let it begin, and say where to look how it goes."""
         asked = await _read_model(request, settings, model)
 
-        def write() -> views.OperationView:
+        def write() -> views.OperationDetail:
             with writing(engine) as session:
                 operation = operations.enqueue(
                     session,
@@ -287,7 +287,7 @@ def create_app(settings: Settings, engine: Engine, clock: Wakeable) -> FastAPI:
                     by=_name_of(caller),
                     now=datetime.now(UTC),
                 )
-                return views.operation_view(operation)
+                return views.show_operation(session, operation.id)
 
         view = await run_in_threadpool(write)
         clock.wake_operations()
@@ -299,7 +299,7 @@ def create_app(settings: Settings, engine: Engine, clock: Wakeable) -> FastAPI:
 
     accepted: dict[str, Any] = {
         "status_code": HTTPStatus.ACCEPTED,
-        "response_model": views.OperationView,
+        "response_model": views.OperationDetail,
     }
 
     @app.post("/v1/rollbacks", openapi_extra=_body_of(RollbackIn), **accepted)
@@ -332,7 +332,7 @@ def create_app(settings: Settings, engine: Engine, clock: Wakeable) -> FastAPI:
             return views.list_operations(session, before=before, limit=limit)
 
     @app.get("/v1/operations/{operation_id}", dependencies=reads)
-    def get_operation(operation_id: Id) -> views.OperationView:
+    def get_operation(operation_id: Id) -> views.OperationDetail:
         """How far it is; what the command printed, once it ended."""
         with reading(engine) as session:
             return views.show_operation(session, operation_id)

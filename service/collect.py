@@ -71,8 +71,7 @@ def collect(settings: Settings, engine: Engine) -> Collection:
     """
     lease_s = settings.schedule.lease_s
     with writing(engine) as session:
-        owner = leases.this_process()
-        hold = leases.acquire(session, leases.REFRESH, owner=owner, now=_now(), lease_s=lease_s)
+        hold = leases.acquire_refresh(session, now=_now(), lease_s=lease_s)
     try:
         asked = find_leftovers(settings, engine, now=_now())
         gone = []

@@ -102,7 +102,14 @@ def rewrite(engine: Engine) -> None:
     raw = engine.raw_connection()
     try:
         cursor = raw.cursor()
-        cursor.execute("VACUUM")
+        try:
+            cursor.execute("VACUUM")
+        except engine.dialect.loaded_dbapi.OperationalError as error:
+            if "locked" not in str(error):
+                raise
+            raise Conflict(
+                f"Somebody is using {engine.url.database}; once they have ended, do it again."
+            ) from error
         for _ in range(REWRITE_TRIES):
             is_busy, *_ = cursor.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
             if not is_busy:

@@ -33,6 +33,22 @@ def this_process() -> str:
     return f"{socket.gethostname()}:{os.getpid()}"
 
 
+def is_alive(pid: int) -> bool:
+    """Whether a process of this machine runs."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:  # it is somebody else's
+        pass
+    return True
+
+
+def acquire_refresh(session: Session, *, now: datetime, lease_s: float) -> Hold:
+    """Take the lease of the refresh for this process. Raises LeaseHeld."""
+    return acquire(session, REFRESH, owner=this_process(), now=now, lease_s=lease_s)
+
+
 def acquire(session: Session, name: str, *, owner: str, now: datetime, lease_s: float) -> Hold:
     """Take a lease that is free or expired. Raises LeaseHeld that says by whom and how long."""
     lease = session.scalar(select(Lease).where(Lease.name == name).with_for_update())

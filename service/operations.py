@@ -14,7 +14,7 @@ from typing import Any
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from service import audit
+from service import audit, leases
 from service.audit import Act
 from service.models import Operation
 
@@ -105,19 +105,10 @@ def end_interrupted(session: Session, *, now: datetime) -> None:
     host = socket.gethostname()
     for operation in running:
         name, _, pid = str(operation.owner).rpartition(":")
-        if name == host and not _is_alive(int(pid)):
+        is_this_one = int(pid) == os.getpid()  # and it is about to begin another
+        if name == host and (is_this_one or not leases.is_alive(int(pid))):
             operation.ended_at = now
             operation.error = "The daemon ended meanwhile; look at the head, and ask again."
-
-
-def _is_alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return pid != os.getpid()  # this one is about to begin another
 
 
 def state_of(operation: Operation) -> OperationState:

@@ -62,13 +62,8 @@ def rebase(
     refresh raises.
     """
     with writing(engine) as session:
-        hold = leases.acquire(
-            session,
-            leases.REFRESH,
-            owner=leases.this_process(),
-            now=_now(),
-            lease_s=settings.schedule.lease_s,
-        )
+        lease_s = settings.schedule.lease_s
+        hold = leases.acquire_refresh(session, now=_now(), lease_s=lease_s)
         batches.recover_abandoned(session, attempts=settings.schedule.attempts, now=_now())
     last = [time.monotonic()]
 

@@ -122,13 +122,8 @@ def run_refresh(
     made it fail, after the refresh was ended with that reason and its batch was freed.
     """
     with writing(engine) as session:
-        hold = leases.acquire(
-            session,
-            leases.REFRESH,
-            owner=leases.this_process(),
-            now=_now(),
-            lease_s=settings.schedule.lease_s,
-        )
+        lease_s = settings.schedule.lease_s
+        hold = leases.acquire_refresh(session, now=_now(), lease_s=lease_s)
         gone = batches.recover_abandoned(session, attempts=settings.schedule.attempts, now=_now())
     for refresh_id in gone:
         log.warning("refresh %s was abandoned; its facts wait again", refresh_id)

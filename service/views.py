@@ -304,8 +304,11 @@ class OperationView(View):
     started_at: datetime | None
     ended_at: datetime | None
     exit_code: int | None
-    result: dict[str, Any] | None
     error: str | None
+
+
+class OperationDetail(OperationView):
+    result: dict[str, Any] | None  #: what the command printed
 
 
 class ReleaseDetail(ReleaseView):
@@ -643,16 +646,16 @@ def list_operations(
     wanted = select(Operation).order_by(Operation.id.desc()).limit(limit + 1)
     if before is not None:
         wanted = wanted.where(Operation.id < before)
-    return _page([operation_view(row) for row in session.scalars(wanted)], limit)
+    rows = session.scalars(wanted)
+    return _page(
+        [OperationView(**_columns(row), state=operation_state(row)) for row in rows], limit
+    )
 
 
-def show_operation(session: Session, operation_id: int) -> OperationView:
+def show_operation(session: Session, operation_id: int) -> OperationDetail:
     """Raises NotFound."""
-    return operation_view(_get(session, Operation, operation_id, "operation"))
-
-
-def operation_view(row: Operation) -> OperationView:
-    return OperationView(**_columns(row), state=operation_state(row))
+    row = _get(session, Operation, operation_id, "operation")
+    return OperationDetail(**_columns(row), state=operation_state(row))
 
 
 def list_deliveries(

@@ -18,7 +18,7 @@ from service import auth, erasure, facts, leases, pins, views
 from service.api import create_app
 from service.auth import Scope
 from service.db import make_engine, reading, writing
-from service.erasure import HOLDS_TEXT, ErasureEnd, erase, plan_erasure
+from service.erasure import ErasureEnd, erase, plan_erasure
 from service.errors import Conflict, LeaseHeld, NotFound, Stopped
 from service.facts import FactState, Stored
 from service.fsck import check
@@ -35,6 +35,7 @@ from service.models import (
 )
 from service.places import Places
 from service.progress import Progress
+from service.purge import HOLDS_TEXT
 from service.rollback import go_back
 from service.schemas import FactIn
 from service.stopping import Stopping
@@ -215,7 +216,7 @@ def test_where_the_gate_refuses_nothing_is_deleted_and_force_goes_on(
     assert world.state(2) is FactState.ROLLED_BACK
 
 
-@pytest.mark.parametrize("step", ["_delete", "_overwrite_logs", "_bury", "rewrite", "files_with"])
+@pytest.mark.parametrize("step", ["delete", "overwrite_logs", "bury", "rewrite", "files_with"])
 def test_an_erasure_that_breaks_off_at_any_step_goes_on_where_it_was(
     make_world: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, step: str
 ) -> None:
@@ -542,3 +543,53 @@ def test_a_pin_whose_reason_alone_names_an_erased_fact_stays(
     with reading(engine) as session:
         pin = views.show_pin(session, 1)
     assert (pin.removed_at, pin.reason) == (None, "[erased] wanted it")
+
+
+def test_a_model_that_another_process_examines_is_not_deleted_under_it(
+    make_world: Callable[..., Any],
+) -> None:
+    settings, _ = world = make_world()
+    push(world, RECORD)
+    folder = Places(settings.state_dir).candidates / f"without-0123456789abcdef-{os.getpid()}"
+    folder.mkdir(parents=True)
+    with pytest.raises(Conflict, match="still uses"):
+        carry_out(world)
+    assert folder.is_dir()
+    folder.rename(folder.with_name(f"without-0123456789abcdef-{2**22 + 1}"))  # nobody's
+    assert carry_out(world).is_complete
+    assert list(folder.parent.iterdir()) == []
+
+
+def test_a_reason_that_somebody_wrote_about_a_number_stays(make_world: Callable[..., Any]) -> None:
+    """Only our own reasons name facts by their numbers."""
+    _, engine = world = make_world()
+    push(world, RECORD)
+    world.push(OTHERS[0])
+    world.refresh()
+    with writing(engine) as session:
+        session.scalars(select(HeadMove)).all()[-1].reason = "fact 1 was wrong"
+    assert carry_out(world, force=True).is_complete
+    with reading(engine) as session:
+        assert session.get_one(HeadMove, 2).reason == "fact 1 was wrong"
+        verdict = views.show_refresh(session, 1).verdict
+    assert verdict is not None
+    assert verdict["outcome"] == "pass"
+
+
+def test_while_somebody_reads_the_old_database_it_is_not_called_complete(
+    make_world: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a reader may still see stays in the write-ahead log."""
+    settings, engine = world = make_world()
+    push(world, RECORD)
+    monkeypatch.setattr("service.db.REWRITE_TRIES", 1)
+    reader = make_engine(settings.url)
+    with reading(reader) as session:
+        assert session.get_one(FactRow, 1).subject == "Orlan Vess"
+        with pytest.raises(Conflict, match="Somebody still reads"):
+            carry_out(world)
+        with reading(engine) as other:
+            assert views.show_erasure(other, 1).completed_at is None
+    reader.dispose()
+    assert carry_out(world).is_complete
+    assert files_with_traces(world) == []
