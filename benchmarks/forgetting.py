@@ -30,7 +30,7 @@ from adapters.suites import read_relations, read_suite
 from adapters.types import Answer, Fact, Probe, Suite
 from benchmarks.measure import add_line, described_machine, read_lines
 from benchmarks.trial import arguments, changed, compose, invented, ready_base, share, train_adapter
-from service.batches import draw_evenly
+from service.known_facts import draw_evenly
 from service.settings import Settings, load_settings
 
 DIRECTIONS = (Suite.FORWARD, Suite.BACKWARD)

@@ -29,10 +29,10 @@ from adapters.types import Direction, Fact, Outcome, Probe
 from benchmarks.measure import described_machine
 from benchmarks.refresh import settings_for, store
 from benchmarks.trial import arguments, ready_base
-from service.batches import fact_of
 from service.db import make_engine, reading
 from service.initialise import initialise
 from service.invent import InventedFact, invent_facts
+from service.known_facts import fact_of
 from service.lineage import read_head
 from service.models import FactRow, RefreshOutcome
 from service.places import Places

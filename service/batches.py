@@ -1,33 +1,36 @@
 """Batches: the waiting facts claimed for one adapter, and freed when no verdict comes."""
 
 import logging
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from itertools import combinations, islice, zip_longest
+from itertools import combinations
 from types import MappingProxyType
-from typing import TypeVar
 
-from sqlalchemy import ColumnElement, Select, delete, exists, func, select
+from sqlalchemy import ColumnElement, Select, delete, func, select
 from sqlalchemy.orm import Session, aliased
 
 from adapters.masking import random_for
-from adapters.questions import ambiguous_directions, plain_name
-from adapters.types import Direction, Fact, GivenProbe
+from adapters.questions import plain_name
+from adapters.types import Direction, Fact
 from service.facts import (
     TRIED_AGAIN,
     canonical,
     forgotten,
     head_batches,
     is_pending,
-    is_retained,
     is_tried_again,
-    is_valid,
     release_batches,
+)
+from service.known_facts import (
+    IN_HEAD,
+    ambiguous,
+    draw_replayed,
+    fact_of,
+    in_head_by_batch,
 )
 from service.leases import Hold
 from service.models import (
-    Adapter,
     Batch,
     FactRow,
     LeftOut,
@@ -41,18 +44,10 @@ from service.models import (
 
 log = logging.getLogger(__name__)
 
-T = TypeVar("T")
 
 #: A refresh that ended so counts against its facts; being overtaken or stopped is not their fault.
 COUNTED = (RefreshOutcome.FAILED, RefreshOutcome.ABANDONED)
 WITH_VERDICT = (RefreshOutcome.PROMOTED, RefreshOutcome.REJECTED, RefreshOutcome.INSUFFICIENT)
-#: Facts with these outcomes are in the adapter that was promoted.
-IN_HEAD = (
-    MembershipOutcome.LEARNED,
-    MembershipOutcome.UNLEARNED,
-    MembershipOutcome.QUARANTINED,
-    MembershipOutcome.UNPROVEN,
-)
 #: So many forgotten facts, drawn anew each time, are asked whether they came back.
 MOST_RECALLED = 16
 #: What becomes of a fact that may not be tried again.
@@ -81,20 +76,6 @@ class ClaimedBatch:
     unasked: Mapping[str, Collection[Direction]] = field(default_factory=dict)
     #: Part of a batch that kept failing: too small to be judged by, so what does not pass waits on.
     is_part: bool = False
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RemovedFacts:
-    """What is asked when adapters are taken out of the head."""
-
-    facts: tuple[Fact, ...]  #: that no adapter of the head was trained on any more
-    retained: tuple[Fact, ...]  #: of the other adapters, drawn at random
-    known_facts: int  #: how many there are of which these were drawn
-    unasked: Mapping[str, Collection[Direction]]  #: as in ClaimedBatch
-    replayed_by: Mapping[int, int]  #: adapter that stays -> how many removed facts it replayed
-    trained_by: frozenset[
-        int
-    ]  #: adapters that stay, and were trained on facts to be erased, or on their heirs
 
 
 def count_pending(session: Session, *, at_most_of_source: int | None = None, now: datetime) -> int:
@@ -298,79 +279,6 @@ def _replaced(
     return tuple((fact_of(row), by_id[int(row.superseded_by or 0)]) for row in learned)
 
 
-def draw_replayed(
-    session: Session,
-    *,
-    at_most: int,
-    seed: int,
-    without: Collection[int] = (),
-    held: Collection[int] | None = None,
-    now: datetime,
-) -> list[FactRow]:
-    """Facts of some batches, by default the head's, as evenly from these as they have them.
-
-    The same batches and seed give the same facts; never those of `without`.
-    """
-    known = in_head_by_batch(
-        session, IN_HEAD, FactRow.id.not_in(sorted(without)), held=held, now=now
-    )
-    return sorted(draw_evenly(known, at_most=at_most, seed=seed), key=lambda row: row.id)
-
-
-def in_head_by_batch(
-    session: Session,
-    outcomes: Collection[MembershipOutcome],
-    *conditions: ColumnElement[bool],
-    standing: Callable[[datetime], ColumnElement[bool]] = is_retained,
-    held: Collection[int] | None = None,
-    now: datetime,
-) -> list[list[FactRow]]:
-    """The facts that the head's adapters hold with these outcomes and that are to be retained.
-
-    A fact that was tried several times belongs to its latest batch in the head. `held` names the
-    batches of another release instead.
-    """
-    within = sorted(head_batches(session) if held is None else held)
-    latest = (
-        select(func.max(Membership.batch_id).label("batch_id"), Membership.fact_id)
-        .where(
-            Membership.batch_id.in_(within),
-            Membership.outcome.in_(IN_HEAD),
-        )
-        .group_by(Membership.fact_id)
-        .subquery()
-    )
-    known = session.execute(
-        select(Membership.batch_id, FactRow)
-        .join(
-            latest,
-            (latest.c.batch_id == Membership.batch_id) & (latest.c.fact_id == Membership.fact_id),
-        )
-        .join(FactRow, FactRow.id == Membership.fact_id)
-        .where(
-            Membership.outcome.in_(outcomes),
-            standing(now),
-            *conditions,
-        )
-        .order_by(Membership.batch_id, FactRow.id)
-    ).all()
-    by_batch: dict[int, list[FactRow]] = {}
-    for batch_id, row in known:
-        by_batch.setdefault(batch_id, []).append(row)
-    return list(by_batch.values())
-
-
-def facts_in(session: Session, batch_ids: Collection[int]) -> set[int]:
-    """The facts that the adapters of some batches hold."""
-    return set(
-        session.scalars(
-            select(Membership.fact_id).where(
-                Membership.batch_id.in_(sorted(batch_ids)), Membership.outcome.in_(IN_HEAD)
-            )
-        )
-    )
-
-
 def _record_ambiguous(
     session: Session,
     batch_id: int,
@@ -382,149 +290,13 @@ def _record_ambiguous(
     now: datetime,
 ) -> dict[str, list[Direction]]:
     """In which directions each fact has no single answer, which is written down with the reason."""
-    unasked = _ambiguous(session, asked, batch, symmetric, held=held, now=now)
+    unasked = ambiguous(session, asked, batch, symmetric, held=held, now=now)
     session.add_all(
         LeftOut(batch_id=batch_id, fact_id=int(key), direction=direction, reason=reason)
         for key, reasons in unasked.items()
         for direction, reason in reasons.items()
     )
     return {key: list(reasons) for key, reasons in unasked.items()}
-
-
-def _ambiguous(
-    session: Session,
-    asked: Sequence[Fact],
-    batch: Sequence[Fact],
-    symmetric: Collection[str],
-    *,
-    held: Collection[int],
-    now: datetime,
-) -> dict[str, dict[Direction, str]]:
-    """In which directions each fact has no single answer among the facts of `held` and a batch."""
-    relations = {fact.relation for fact in asked if fact.relation}
-    about = FactRow.relation.in_(sorted(relations))
-    groups = (
-        in_head_by_batch(session, IN_HEAD, about, standing=is_valid, held=held, now=now)
-        if relations
-        else []
-    )
-    others = {fact.key: fact for fact in batch}
-    others |= {str(row.id): fact_of(row) for group in groups for row in group}
-    found = {
-        fact.key: ambiguous_directions(fact, others.values(), symmetric=symmetric) for fact in asked
-    }
-    return {key: reasons for key, reasons in found.items() if reasons}
-
-
-def draw_removal(
-    session: Session,
-    *,
-    gone: Collection[int],
-    taken: Collection[int],
-    kept: Collection[int],
-    erased: Collection[int] = (),
-    retain_at_most: int,
-    symmetric: Collection[str] = (),
-    now: datetime,
-) -> RemovedFacts:
-    """What is asked of a release with the batches `kept` in place of a head that has `gone`, too.
-
-    Of those that are gone, some were `taken` out, and others may have been trained again. A fact
-    that a batch that is kept has, too, or says just the same as one that has, is not removed,
-    unless it is to be `erased`. What is to be retained is what the head's other batches learned.
-    """
-    other = aliased(Membership)
-    erasing = FactRow.id.in_(sorted(erased))
-    rows = session.scalars(
-        select(FactRow)
-        .where(
-            erasing
-            | FactRow.id.in_(
-                select(Membership.fact_id).where(
-                    Membership.batch_id.in_(sorted(gone)), Membership.outcome.in_(IN_HEAD)
-                )
-            ),
-            erasing
-            | ~exists().where(
-                other.fact_id == FactRow.id,
-                other.batch_id.in_(sorted(kept)),
-                other.outcome.in_(IN_HEAD),
-            ),
-        )
-        .order_by(FactRow.id)
-    ).all()
-    said = _said_by(session, kept, rows, now=now)
-    removed = [row for row in rows if said.isdisjoint(_sayings(row))]
-    ids = sorted(row.id for row in rows)
-    learned = in_head_by_batch(
-        session,
-        [MembershipOutcome.LEARNED],
-        FactRow.id.not_in(ids),
-        held=head_batches(session) - set(taken),
-        now=now,
-    )
-    known = [row for group in learned for row in group]
-    # a simple random sample, as the gate's bound takes it for (adapters.gate.judge_retention)
-    drawn = random_for("removal", *sorted(gone)).sample(known, min(retain_at_most, len(known)))
-    facts, retained = (tuple(map(fact_of, some)) for some in (removed, drawn))
-    unasked = _ambiguous(
-        session, (*facts, *retained), (), symmetric, held=head_batches(session), now=now
-    )
-    replayed = session.execute(
-        select(Adapter.id, func.count())
-        .join(Replay, Replay.batch_id == Adapter.batch_id)
-        .where(Adapter.batch_id.in_(sorted(kept)), Replay.fact_id.in_(ids))
-        .group_by(Adapter.id)
-        .order_by(Adapter.id)
-    )
-    heirs = select(FactRow.superseded_by).where(erasing, FactRow.superseded_by.is_not(None))
-    trained = session.scalars(
-        select(Adapter.id)
-        .join(Membership, Membership.batch_id == Adapter.batch_id)
-        .where(
-            Adapter.batch_id.in_(sorted(kept)),
-            Membership.fact_id.in_(sorted(erased)) | Membership.fact_id.in_(heirs),
-            Membership.outcome.in_(IN_HEAD),
-        )
-    )
-    return RemovedFacts(
-        trained_by=frozenset(trained),
-        facts=facts,
-        retained=retained,
-        known_facts=len(known),
-        unasked={key: list(reasons) for key, reasons in unasked.items()},
-        replayed_by=dict(replayed.all()),
-    )
-
-
-def _said_by(
-    session: Session, held: Collection[int], like: Sequence[FactRow], *, now: datetime
-) -> set[tuple[str, ...]]:
-    """What the facts of some batches say, of those that may say the same as some others."""
-    relations = sorted({row.relation for row in like if row.relation})
-    statements = sorted({row.statement.lower() for row in like})
-    alike = FactRow.relation.in_(relations) | func.lower(FactRow.statement).in_(statements)
-    groups = in_head_by_batch(session, IN_HEAD, alike, standing=is_valid, held=held, now=now)
-    return {saying for group in groups for row in group for saying in _sayings(row)}
-
-
-def _sayings(row: FactRow) -> set[tuple[str, ...]]:
-    """A fact's statement and, where it has one, its triple, to be compared with another's."""
-    sayings: set[tuple[str, ...]] = {(plain_name(row.statement),)}
-    if row.subject and row.relation and row.object:
-        sayings.add((plain_name(row.subject), row.relation, plain_name(row.object)))
-    return sayings
-
-
-def draw_evenly(groups: Sequence[Sequence[T]], *, at_most: int, seed: int) -> list[T]:
-    """One of each group in turn, in an order that depends on the seed alone.
-
-    The groups' own order is drawn, too: where there are more than `at_most`, none is always last.
-    """
-    shuffled = [random_for(seed, at).sample(group, len(group)) for at, group in enumerate(groups)]
-    random_for(seed, "groups").shuffle(shuffled)
-    turns = (item for turn in zip_longest(*shuffled) for item in turn if item is not None)
-    return list(islice(turns, at_most))
 
 
 def _interrupted(session: Session, trained_on: int, now: datetime) -> list[FactRow]:
@@ -603,25 +375,6 @@ def _is_pending_in_quota(at_most_of_source: int | None, now: datetime) -> Column
 
 def _is_waiting(session: Session, now: datetime) -> ColumnElement[bool]:
     return is_pending(now) | is_tried_again(head_batches(session), now)
-
-
-def fact_of(row: FactRow) -> Fact:
-    """A stored fact as the learning side sees it."""
-    return Fact(
-        key=str(row.id),
-        statement=row.statement,
-        subject=row.subject,
-        relation=row.relation,
-        object=row.object,
-        probes=tuple(
-            GivenProbe(
-                direction=Direction(probe["direction"]),
-                question=probe["question"],
-                answers=tuple(probe["answers"]),
-            )
-            for probe in row.probes
-        ),
-    )
 
 
 def decide_memberships(

@@ -26,9 +26,9 @@ from sqlalchemy.orm import Session
 from service import audit, facts, leases, lineage
 from service.audit import Act
 from service.auth import read_pepper
-from service.batches import IN_HEAD
 from service.db import reading, rewrite, writing
 from service.errors import Conflict, LeaseLost, NotFound
+from service.known_facts import IN_HEAD
 from service.models import (
     Adapter,
     Batch,

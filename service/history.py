@@ -8,8 +8,8 @@ from sqlalchemy.orm import Session
 
 from adapters.types import Suite
 from service import lineage
-from service.batches import IN_HEAD
 from service.errors import NotFound
+from service.known_facts import IN_HEAD
 from service.models import (
     Adapter,
     FactRow,

@@ -17,7 +17,7 @@ from datetime import UTC, datetime
 from sqlalchemy import Engine
 from sqlalchemy.orm import Session
 
-from service import batches, leases, lineage
+from service import batches, known_facts, leases, lineage
 from service.batches import ClaimedBatch
 from service.db import reading, writing
 from service.errors import HeadMoved, LeaseLost
@@ -173,7 +173,7 @@ class _Line:
         """The facts of later adapters that the line does not hold."""
         with reading(self.engine) as session:
             later, held = (
-                batches.facts_in(session, lineage.batches_of(session, adapters))
+                known_facts.facts_in(session, lineage.batches_of(session, adapters))
                 for adapters in (self.plan.trained_on_them, self.at.recipe.adapter_ids)
             )
         return tuple(sorted(later - held))

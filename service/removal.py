@@ -20,11 +20,11 @@ from adapters.questions import probes_of, retention_probes
 from adapters.store import discard
 from adapters.suites import read_relations, read_suite
 from adapters.types import Answer, Fact, Outcome, Probe, Suite, Verdict
-from service import batches, lineage, pins
-from service.batches import RemovedFacts
+from service import known_facts, lineage, pins
 from service.db import reading
 from service.errors import Conflict
 from service.examining import Examiner, askable_facts
+from service.known_facts import RemovedFacts
 from service.lineage import Head, Recipe
 from service.places import Places
 from service.progress import Progress
@@ -115,7 +115,7 @@ def removed_facts(
     """What the plan takes out of the head, and what is to be asked beside it."""
     kept = plan.recipe.adapter_ids
     gone = [adapter for adapter in plan.head.recipe.adapter_ids if adapter not in kept]
-    return batches.draw_removal(
+    return known_facts.draw_removal(
         session,
         gone=lineage.batches_of(session, gone),
         taken=lineage.batches_of(session, plan.taken_out),

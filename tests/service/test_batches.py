@@ -7,7 +7,7 @@ import pytest
 from sqlalchemy import Engine, select
 
 from adapters.types import Direction, Outcome, Verdict
-from service import batches, facts, leases, lineage
+from service import batches, facts, known_facts, leases, lineage
 from service.batches import ClaimedBatch
 from service.db import reading, writing
 from service.facts import FactState
@@ -313,7 +313,7 @@ def replayed(engine: Engine, at_most: int, seed: int = 1) -> list[int]:
     with reading(engine) as session:
         return [
             row.id
-            for row in batches.draw_replayed(
+            for row in known_facts.draw_replayed(
                 session, at_most=at_most, seed=seed, now=datetime.now(UTC)
             )
         ]
@@ -437,11 +437,11 @@ def test_an_earlier_fact_is_not_asked_either_once_its_answer_is_not_the_only_one
 
 def test_no_batch_is_always_the_last_to_be_replayed() -> None:
     groups = [[f"{batch}/{fact}" for fact in range(8)] for batch in range(60)]
-    drawn = {seed: batches.draw_evenly(groups, at_most=48, seed=seed) for seed in range(20)}
+    drawn = {seed: known_facts.draw_evenly(groups, at_most=48, seed=seed) for seed in range(20)}
     assert all(len({fact.split("/")[0] for fact in some}) == 48 for some in drawn.values())
     ever = {fact.split("/")[0] for some in drawn.values() for fact in some}
     assert ever == {str(batch) for batch in range(60)}
-    assert batches.draw_evenly(groups, at_most=48, seed=3) == drawn[3]
+    assert known_facts.draw_evenly(groups, at_most=48, seed=3) == drawn[3]
 
 
 def test_a_refresh_that_has_ended_keeps_its_outcome(
@@ -569,9 +569,9 @@ def test_what_need_not_be_known_any_more_is_neither_replayed_nor_asked(
     for days, wanted in ((0, ["For a day.", "For ever."]), (2, ["For ever."])):
         later = now + timedelta(days=days)
         with reading(engine) as session:
-            (rows,) = batches.in_head_by_batch(session, batches.IN_HEAD, now=later)
+            (rows,) = known_facts.in_head_by_batch(session, known_facts.IN_HEAD, now=later)
             assert [row.statement for row in rows] == wanted
-            replayed = batches.draw_replayed(session, at_most=9, seed=1, now=later)
+            replayed = known_facts.draw_replayed(session, at_most=9, seed=1, now=later)
             assert [row.statement for row in replayed] == wanted
 
 

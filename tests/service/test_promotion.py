@@ -8,7 +8,7 @@ import pytest
 from sqlalchemy import Engine, func, select
 
 from adapters.types import Outcome, ProbeOrigin, Suite, Verdict
-from service import batches, facts, leases, lineage, views
+from service import batches, facts, known_facts, leases, lineage, views
 from service.batches import ClaimedBatch
 from service.db import reading, writing
 from service.errors import Conflict, HeadMoved, LeaseHeld, LeaseLost, NotFound
@@ -343,10 +343,12 @@ def test_a_fact_learned_at_the_second_try_is_counted_once(
     [other] = store("Two.")
     promote()
     with reading(engine) as session:
-        known = batches.in_head_by_batch(session, batches.IN_HEAD, now=datetime.now(UTC))
+        known = known_facts.in_head_by_batch(session, known_facts.IN_HEAD, now=datetime.now(UTC))
         assert [[row.id for row in rows] for rows in known] == [[fact, other]]
         assert (
-            batches.in_head_by_batch(session, [MembershipOutcome.UNLEARNED], now=datetime.now(UTC))
+            known_facts.in_head_by_batch(
+                session, [MembershipOutcome.UNLEARNED], now=datetime.now(UTC)
+            )
             == []
         )
 
