@@ -6,7 +6,8 @@
 | no or bad key        | 401    | | Content-Type not JSON    | 415    |
 | key without scope    | 403    | | fact cannot be used      | 422    |
 | not found            | 404    | | too slow with the body   | 408    |
-| conflict             | 409    | | database not at hand     | 503    |
+| conflict             | 409    | | more than the quota      | 429    |
+| no room on the disk  | 507    | | busy, or no database     | 503    |
 """
 
 import asyncio
@@ -31,23 +32,27 @@ from starlette.requests import ClientDisconnect
 from service import auth, facts, history, operations, views
 from service.auth import Caller, Scope
 from service.db import check_at_head, reading, writing
+from service.disk import check_room
 from service.errors import (
     Conflict,
     DatabaseNotReady,
+    Later,
     LeaseHeld,
     NotAllowed,
     NotFound,
+    Overloaded,
+    OverQuota,
     ServiceError,
+    StorageFull,
 )
 from service.facts import FactState
+from service.group_commit import ITEMS_A_TRANSACTION
 from service.history import in_utc
 from service.ingest import (
-    ITEMS_A_TRANSACTION,
     MAX_KEY_SHOWN,
     IngestResult,
+    Intake,
     StreamResult,
-    ingest,
-    ingest_lines,
     item_problems,
     printable,
 )
@@ -74,7 +79,10 @@ STATUS_OF: dict[type[ServiceError], HTTPStatus] = {
     NotFound: HTTPStatus.NOT_FOUND,
     Conflict: HTTPStatus.CONFLICT,
     LeaseHeld: HTTPStatus.CONFLICT,
+    OverQuota: HTTPStatus.TOO_MANY_REQUESTS,
+    Overloaded: HTTPStatus.SERVICE_UNAVAILABLE,
     DatabaseNotReady: HTTPStatus.SERVICE_UNAVAILABLE,
+    StorageFull: HTTPStatus.INSUFFICIENT_STORAGE,
 }
 
 
@@ -96,14 +104,25 @@ class Withdrawn(BaseModel):
 class Problem(Exception):
     """An answer that is not a success."""
 
-    def __init__(self, status: HTTPStatus, detail: str, **more: Any) -> None:
+    def __init__(
+        self, status: HTTPStatus, detail: str, *, retry_after_s: int | None = None, **more: Any
+    ) -> None:
         super().__init__(detail)
         self.status, self.detail, self.more = status, detail, more
+        self.retry_after_s = retry_after_s
+
+    @property
+    def response(self) -> JSONResponse:
+        """As problem+json."""
+        return problem_response(
+            self.status, self.detail, retry_after_s=self.retry_after_s, **self.more
+        )
 
 
 def create_app(settings: Settings, engine: Engine, clock: Wakeable) -> FastAPI:
     """The application over one database; `clock` is woken by what it is to carry out."""
     pepper = auth.read_pepper(settings.state_dir)
+    intake = Intake(settings, engine, pepper)
     app = FastAPI(title="Lorewright", version="1", redoc_url=None)
     metrics = Metrics(settings, engine)
     app.add_middleware(Counted, metrics=metrics)
@@ -136,7 +155,7 @@ def create_app(settings: Settings, engine: Engine, clock: Wakeable) -> FastAPI:
     async def post_facts(request: Request, caller: Ingest) -> JSONResponse:
         """Store one fact or a list of facts, each with an outcome of its own."""
         items = await _read_items(request, settings)
-        result = await run_in_threadpool(ingest, engine, settings, items, caller, pepper)
+        result = await intake.take(items, caller)
         if result.refused < len(result.items):
             return JSONResponse(result.model_dump(exclude_none=True))
         conflict = all(
@@ -161,16 +180,13 @@ def create_app(settings: Settings, engine: Engine, clock: Wakeable) -> FastAPI:
         result = StreamResult(lines=0, committed_through=0)
         try:
             async for lines in _read_lines(request, settings):
-                await run_in_threadpool(
-                    ingest_lines, engine, settings, lines, caller, pepper, result
-                )
+                await intake.take_lines(lines, caller, result)
         except ClientDisconnect:
             log.info("a stream broke off after line %s", result.committed_through)
-        except Problem as problem:
-            raise Problem(problem.status, problem.detail, **result.model_dump()) from problem
-        except SQLAlchemyError as error:
-            status, detail = _of_database(error)
-            raise Problem(status, detail, **result.model_dump()) from error
+        except (Problem, ServiceError, SQLAlchemyError) as error:
+            problem = _problem_of(error)
+            problem.more |= result.model_dump()
+            raise problem from error
         return result
 
     @app.get("/v1/facts", dependencies=reads)
@@ -367,8 +383,12 @@ def create_app(settings: Settings, engine: Engine, clock: Wakeable) -> FastAPI:
 
     @app.get("/readyz")
     def readyz() -> dict[str, int]:
-        """The database is at hand, at the right schema, and has a head."""
+        """The database is at hand, at the right schema, has a head, and the disk has room."""
         check_at_head(engine)
+        try:
+            check_room(settings)
+        except StorageFull as error:
+            raise Problem(HTTPStatus.SERVICE_UNAVAILABLE, str(error)) from error
         with reading(engine) as session:
             return {"head": read_head(session).release_id}
 
@@ -485,7 +505,9 @@ async def _read_body(request: Request, settings: Settings) -> bytes:
     return bytes(body)
 
 
-def problem_response(status: HTTPStatus, detail: str, **more: Any) -> JSONResponse:
+def problem_response(
+    status: HTTPStatus, detail: str, *, retry_after_s: int | None = None, **more: Any
+) -> JSONResponse:
     body = {
         "type": f"urn:lorewright:problem:{status.phrase.lower().replace(' ', '-')}",
         "title": status.phrase,
@@ -496,16 +518,26 @@ def problem_response(status: HTTPStatus, detail: str, **more: Any) -> JSONRespon
     headers = {}
     if status is HTTPStatus.UNAUTHORIZED:
         headers["WWW-Authenticate"] = "Bearer"
-    if status is HTTPStatus.SERVICE_UNAVAILABLE:
-        headers["Retry-After"] = str(RETRY_AFTER_S)
+    if retry_after_s is not None or status is HTTPStatus.SERVICE_UNAVAILABLE:
+        headers["Retry-After"] = str(retry_after_s or RETRY_AFTER_S)
     return JSONResponse(body, status_code=status, media_type=PROBLEM_JSON, headers=headers)
 
 
-def _of_database(error: SQLAlchemyError) -> tuple[HTTPStatus, str]:
+def _problem_of(error: Problem | ServiceError | SQLAlchemyError) -> Problem:
+    """What is answered to an error that has a place here."""
+    if isinstance(error, Problem):
+        return error
+    if isinstance(error, ServiceError):
+        kinds = [kind for kind in STATUS_OF if isinstance(error, kind)]
+        status = STATUS_OF[kinds[0]] if kinds else HTTPStatus.INTERNAL_SERVER_ERROR
+        wait_s = error.retry_after_s if isinstance(error, Later) else None
+        return Problem(status, str(error), retry_after_s=wait_s)
     log.error("the database failed: %s", type(error).__name__, exc_info=error)
     if "full" in str(getattr(error, "orig", "")).lower():
-        return HTTPStatus.INSUFFICIENT_STORAGE, "The disk is full; nothing was stored."
-    return HTTPStatus.SERVICE_UNAVAILABLE, "The database is not at hand; send it again later."
+        return Problem(HTTPStatus.INSUFFICIENT_STORAGE, "The disk is full; nothing was stored.")
+    return Problem(
+        HTTPStatus.SERVICE_UNAVAILABLE, "The database is not at hand; send it again later."
+    )
 
 
 def _answer_errors(app: FastAPI) -> None:
@@ -513,7 +545,7 @@ def _answer_errors(app: FastAPI) -> None:
 
     @app.exception_handler(Problem)
     async def problem(_: Request, error: Problem) -> JSONResponse:
-        return problem_response(error.status, error.detail, **error.more)
+        return error.response
 
     @app.exception_handler(NotAllowed)
     async def not_allowed(_: Request, error: NotAllowed) -> JSONResponse:
@@ -522,9 +554,7 @@ def _answer_errors(app: FastAPI) -> None:
 
     @app.exception_handler(ServiceError)
     async def service_error(_: Request, error: ServiceError) -> JSONResponse:
-        kinds = [kind for kind in STATUS_OF if isinstance(error, kind)]
-        status = STATUS_OF[kinds[0]] if kinds else HTTPStatus.INTERNAL_SERVER_ERROR
-        return problem_response(status, str(error))
+        return _problem_of(error).response
 
     @app.exception_handler(RequestValidationError)
     async def bad_request(_: Request, error: RequestValidationError) -> JSONResponse:
@@ -543,7 +573,7 @@ def _answer_errors(app: FastAPI) -> None:
 
     @app.exception_handler(SQLAlchemyError)
     async def database_error(_: Request, error: SQLAlchemyError) -> JSONResponse:
-        return problem_response(*_of_database(error))
+        return _problem_of(error).response
 
     @app.exception_handler(Exception)
     async def unexpected(_: Request, error: Exception) -> JSONResponse:

@@ -31,6 +31,7 @@ class Act(StrEnum):
     LOG_BEGUN = "log_begun"  #: the first entry, by the migration that made the log
     HEAD_MOVED = "head_moved"
     KEY_CREATED = "key_created"
+    KEY_ENDS = "key_ends"  #: it was replaced, and is good for a while yet
     KEY_REVOKED = "key_revoked"
     FACT_RETRACTED = "fact_retracted"
     FACT_APPROVED = "fact_approved"

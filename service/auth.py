@@ -130,6 +130,46 @@ def check_key(session: Session, key: str, *, pepper: bytes, now: datetime) -> Ca
     )
 
 
+def rotate_key(
+    session: Session,
+    key_id: str,
+    *,
+    pepper: bytes,
+    old_until: datetime,
+    by: str,
+    now: datetime,
+    expires_at: datetime | None = None,
+) -> str:
+    """Make another key for the same source and scopes; the old one is good until `old_until`.
+
+    Raises NotFound for an unknown key, Conflict for one that is good no more, and for one that
+    ends where it is not said when the new one does: it must not live for ever by an oversight.
+    """
+    row = session.get(ApiKey, key_id)
+    if row is None:
+        raise NotFound(f"There is no key {key_id}.")
+    if row.revoked_at is not None or (row.expires_at is not None and row.expires_at <= now):
+        raise Conflict(f"Key {key_id} is good no more; make one with `lorewright keys create`.")
+    if row.expires_at is not None and expires_at is None:
+        raise Conflict(
+            f"Key {key_id} ends at {row.expires_at:%Y-%m-%d %H:%M} (UTC); say with --days how long "
+            "the new one is good."
+        )
+    key = create_key(
+        session,
+        source=row.source,
+        scopes=[Scope(scope) for scope in row.scopes],
+        pepper=pepper,
+        by=by,
+        now=now,
+        expires_at=expires_at,
+    )
+    row.expires_at = old_until if row.expires_at is None else min(row.expires_at, old_until)
+    about = {"key": key_id, "expires_at": row.expires_at.isoformat()}
+    audit.record(session, Act.KEY_ENDS, by=by, about=about, now=now)
+    return key
+
+
 def revoke_key(session: Session, key_id: str, *, by: str, now: datetime) -> None:
     """Raises NotFound for an unknown key, Conflict for one that was revoked before."""
     row = session.get(ApiKey, key_id)

@@ -8,6 +8,9 @@
     │   └── HeadMoved        somebody else moved the head in the meantime
     ├── LeaseHeld            another refresh is running
     ├── LeaseLost            this process no longer owns the lease; it may write nothing more
+    ├── OverQuota            this source sent more than it may; later
+    ├── Overloaded           more waits to be stored than there is room for; later
+    ├── StorageFull          the disk has no more room than its reserve
     ├── Stopped              a signal asked this process to end
     ├── NotAllowed           the key is missing, unknown, expired, revoked or without the scope
     └── DemoFailed           a step of the demonstration failed
@@ -46,6 +49,26 @@ class LeaseHeld(ServiceError):
 
 class LeaseLost(ServiceError):
     """This process no longer owns the lease; it may write nothing more."""
+
+
+class Later(ServiceError):
+    """Cannot be done now; the same will do in a while."""
+
+    def __init__(self, message: str, *, retry_after_s: int) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
+
+
+class OverQuota(Later):
+    """This source sent more than it may."""
+
+
+class Overloaded(Later):
+    """More waits to be stored than there is room for."""
+
+
+class StorageFull(ServiceError):
+    """The disk has no more room than its reserve."""
 
 
 class Stopped(ServiceError):

@@ -1,20 +1,22 @@
 """Facts come in: each validated by itself, stored in groups, and given an outcome of its own."""
 
-from collections.abc import Sequence
-from datetime import UTC, datetime
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from pydantic import BaseModel, Field, ValidationError
 from sqlalchemy import Engine
+from starlette.concurrency import run_in_threadpool
 
 from service import facts
 from service.auth import Caller
-from service.db import writing
+from service.disk import check_room
 from service.facts import Stored
+from service.group_commit import ITEMS_A_TRANSACTION, GroupCommit
+from service.quotas import Quotas
 from service.schemas import FactIn
 from service.settings import Settings
 
-ITEMS_A_TRANSACTION = 500  #: more would keep a running refresh from writing for too long
+FEW = 8  #: items
 MAX_PROBLEMS = 20  #: of one item; a body of unknown fields must not become a larger answer
 MAX_KEY_SHOWN = 60  #: characters of an unknown field's name in an answer
 MAX_POINTER_PARTS = 8  #: no field that we know lies deeper
@@ -27,6 +29,9 @@ class ItemProblem(BaseModel):
     title: str
     detail: str
     pointer: str
+
+
+Checked = FactIn | list[ItemProblem]  #: one item, or what is wrong with it
 
 
 class ItemResult(BaseModel):
@@ -60,97 +65,103 @@ class StreamResult(BaseModel):
     items: list[ItemResult] = []  #: the first that were refused; the index is the line's, from 1
 
 
-def ingest(
-    engine: Engine, settings: Settings, items: Sequence[Any], caller: Caller, pepper: bytes
-) -> IngestResult:
-    """Validate every item by itself and store the good ones, durably before this returns.
+class Intake:
+    """Where facts come in: quotas, the disk's reserve, validation, and the one writer."""
 
-    A long request takes several transactions. One that breaks off half-way can be sent again as it
-    is: what was stored before is a duplicate then.
-    """
-    results: list[ItemResult] = []
-    for first in range(0, len(items), ITEMS_A_TRANSACTION):
-        part = items[first : first + ITEMS_A_TRANSACTION]
-        checked = [(at, _check(item, settings)) for at, item in enumerate(part, first)]
-        results += _store(settings, engine, checked, caller, pepper)
-    counts = [result.outcome for result in results]
-    return IngestResult(
-        stored=counts.count("stored"),
-        duplicates=counts.count("duplicate"),
-        refused=counts.count("refused"),
-        items=results,
-    )
+    def __init__(self, settings: Settings, engine: Engine, pepper: bytes) -> None:
+        self.settings = settings
+        self.quotas = Quotas(settings.facts.per_minute_of_source)
+        self.writer = GroupCommit(engine, pepper, max_waiting=settings.facts.max_waiting)
+
+    async def take(self, items: Sequence[Any], caller: Caller) -> IngestResult:
+        """Validate every item by itself and store the good ones, durably before this returns.
+
+        A long request takes several transactions. One that breaks off half-way can be sent again
+        as it is: what was stored before is a duplicate then. Raises OverQuota, Overloaded,
+        StorageFull, and what the database raises.
+        """
+        self.quotas.take(caller.source, len(items))
+        results: list[ItemResult] = []
+        for first in range(0, len(items), ITEMS_A_TRANSACTION):
+            part = items[first : first + ITEMS_A_TRANSACTION]
+            checked = await self._check(_check, part)
+            results += await self._store(list(enumerate(checked, first)), caller)
+        counts = [result.outcome for result in results]
+        return IngestResult(
+            stored=counts.count("stored"),
+            duplicates=counts.count("duplicate"),
+            refused=counts.count("refused"),
+            items=results,
+        )
+
+    async def take_lines(
+        self, lines: Sequence[bytes], caller: Caller, result: StreamResult
+    ) -> None:
+        """Store some lines of a stream, a JSON object each, in one transaction, and count them.
+
+        At most ITEMS_A_TRANSACTION. Raises as `take` does, and counts nothing then.
+        """
+        numbered = [(at, line) for at, line in enumerate(lines, result.lines + 1) if line]
+        self.quotas.take(caller.source, len(numbered))
+        checked = await self._check(_check_line, [line for _, line in numbered])
+        numbers = [at for at, _ in numbered]
+        outcomes = await self._store(list(zip(numbers, checked, strict=True)), caller)
+        result.lines += len(lines)
+        result.committed_through = result.lines
+        for outcome in outcomes:
+            result.stored += outcome.outcome == "stored"
+            result.duplicates += outcome.outcome == "duplicate"
+            if outcome.outcome == "refused":
+                result.refused += 1
+                if len(result.items) < MAX_REFUSED_SHOWN:
+                    result.items.append(outcome)
+
+    async def _check(
+        self, check: Callable[[Any, int], Checked], items: Sequence[Any]
+    ) -> list[Checked]:
+        limit = self.settings.facts.max_statement_bytes
+
+        def check_all() -> list[Checked]:
+            return [check(item, limit) for item in items]
+
+        # To go to another thread and back takes as long as checking a few of them.
+        return check_all() if len(items) <= FEW else await run_in_threadpool(check_all)
+
+    async def _store(
+        self, checked: Sequence[tuple[int, Checked]], caller: Caller
+    ) -> list[ItemResult]:
+        """Store what was found good in one transaction; each comes with its index."""
+        good = [
+            (fact, facts.reason_to_hold(fact, self.settings.facts))
+            for _, fact in checked
+            if isinstance(fact, FactIn)
+        ]
+        stored: Iterator[facts.ItemOutcome] = iter(())
+        if good:
+            check_room(self.settings)
+            stored = iter(await self.writer.store(good, caller))
+        return [
+            _item_result(index, next(stored))
+            if isinstance(found, FactIn)
+            else ItemResult(index=index, outcome="refused", problems=found)
+            for index, found in checked
+        ]
 
 
-def ingest_lines(
-    engine: Engine,
-    settings: Settings,
-    lines: Sequence[bytes],
-    caller: Caller,
-    pepper: bytes,
-    result: StreamResult,
-) -> None:
-    """Store some lines of a stream, a JSON object each, in one transaction, and count them."""
-    first = result.lines + 1
-    checked = [(at, _check_line(line, settings)) for at, line in enumerate(lines, first) if line]
-    outcomes = _store(settings, engine, checked, caller, pepper)
-    result.lines += len(lines)
-    result.committed_through = result.lines
-    for outcome in outcomes:
-        result.stored += outcome.outcome == "stored"
-        result.duplicates += outcome.outcome == "duplicate"
-        if outcome.outcome == "refused":
-            result.refused += 1
-            if len(result.items) < MAX_REFUSED_SHOWN:
-                result.items.append(outcome)
-
-
-def _check_line(line: bytes, settings: Settings) -> FactIn | list[ItemProblem]:
-    context = {"max_statement_bytes": settings.facts.max_statement_bytes}
+def _check_line(line: bytes, max_statement_bytes: int) -> Checked:
+    context = {"max_statement_bytes": max_statement_bytes}
     try:
         return FactIn.model_validate_json(line, context=context)
     except ValidationError as error:
         return item_problems(error)
 
 
-def _check(item: Any, settings: Settings) -> FactIn | list[ItemProblem]:
-    context = {"max_statement_bytes": settings.facts.max_statement_bytes}
+def _check(item: Any, max_statement_bytes: int) -> Checked:
+    context = {"max_statement_bytes": max_statement_bytes}
     try:
         return FactIn.model_validate(item, context=context)
     except (ValidationError, RecursionError) as error:
         return item_problems(error)
-
-
-def _store(
-    settings: Settings,
-    engine: Engine,
-    checked: Sequence[tuple[int, FactIn | list[ItemProblem]]],
-    caller: Caller,
-    pepper: bytes,
-) -> list[ItemResult]:
-    """Store what was found good in one transaction; each comes with its index."""
-    good = [
-        (fact, facts.reason_to_hold(fact, settings.facts))
-        for _, fact in checked
-        if isinstance(fact, FactIn)
-    ]
-    with writing(engine) as session:
-        stored = iter(
-            facts.insert_facts(
-                session,
-                good,
-                source=caller.source,
-                recorded_by=caller.key_id,
-                pepper=pepper,
-                now=datetime.now(UTC),
-            )
-        )
-    return [
-        _item_result(index, next(stored))
-        if isinstance(found, FactIn)
-        else ItemResult(index=index, outcome="refused", problems=found)
-        for index, found in checked
-    ]
 
 
 def _item_result(index: int, outcome: facts.ItemOutcome) -> ItemResult:

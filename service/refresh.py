@@ -58,6 +58,7 @@ from service.batches import ClaimedBatch
 from service.collect import collect
 from service.current import follow_head
 from service.db import reading, writing
+from service.disk import check_room
 from service.errors import Conflict, HeadMoved, LeaseHeld, LeaseLost, Stopped
 from service.examining import Examiner, askable_facts
 from service.leases import Hold
@@ -118,9 +119,11 @@ def run_refresh(
     A batch whose refresh was interrupted is claimed again as it was, and its training goes on
     after the last checkpoint.
 
-    Raises LeaseHeld when another refresh runs, LeaseLost when a successor took over, and whatever
-    made it fail, after the refresh was ended with that reason and its batch was freed.
+    Raises StorageFull where the disk has no room, LeaseHeld when another refresh runs, LeaseLost
+    when a successor took over, and whatever made it fail, after the refresh was ended with that
+    reason and its batch was freed.
     """
+    check_room(settings)
     with writing(engine) as session:
         lease_s = settings.schedule.lease_s
         hold = leases.acquire_refresh(session, now=_now(), lease_s=lease_s)

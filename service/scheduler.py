@@ -18,6 +18,8 @@ from service import batches, leases, operations
 from service.children import Child
 from service.current import follow_head
 from service.db import reading, writing
+from service.disk import check_room
+from service.errors import StorageFull
 from service.logs import event
 from service.models import Operation
 from service.places import Places
@@ -173,7 +175,15 @@ class Clock:
                 session, attempts=self.settings.schedule.attempts, now=now
             )
         enough = waiting >= self.settings.schedule.at_least
-        return not is_running and (enough or bool(is_left_over))
+        return not is_running and (enough or bool(is_left_over)) and self._has_room()
+
+    def _has_room(self) -> bool:
+        try:
+            check_room(self.settings)
+        except StorageFull as error:
+            log.error("a refresh is due and cannot begin: %s", error, extra=event("no_room"))
+            return False
+        return True
 
     def _log_path(self, name: str) -> Path:
         logs = Places(self.settings.state_dir).logs

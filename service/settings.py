@@ -64,6 +64,10 @@ class ScheduleSettings(Section):
 class FactSettings(Section):
     max_statement_bytes: Count = 20_000
     max_items: Count = 10_000  #: in one request
+    #: Of all requests together; what comes beyond is asked to come again in a while.
+    max_waiting: Count = 20_000
+    #: What a source may send on average; None: any number. Each daemon counts for itself.
+    per_minute_of_source: Count | None = None
     #: A fact with one of these values of `trust` waits until an admin approves it.
     hold_trust: tuple[str, ...] = ("low", "unverified")
     #: So does one whose `confidence` is below; one that gives none does not.
@@ -74,6 +78,8 @@ class StorageSettings(Section):
     #: Earlier heads whose composed models stay at hand beside the head's; the others are composed
     #: anew when somebody goes back to them. Those of pinned releases stay in any case.
     keep_snapshots: Annotated[int, Field(ge=0)] = 2
+    #: What must stay free for work to begin: with less, facts are refused and nothing is trained.
+    reserve_bytes: Annotated[int, Field(ge=0)] = 256 << 20
     collect_after_refresh: bool = True  #: whether what nobody needs is removed without asking
 
 

@@ -51,6 +51,31 @@ def keys_list(as_json: Json = False) -> None:
     show([plain(key) for key in keys], as_json, render)
 
 
+@group.command("rotate")
+def keys_rotate(
+    key: Annotated[str, typer.Argument(help="The id of the key to be replaced.")],
+    keep_hours: Annotated[
+        float, typer.Option(min=0, max=24 * 365, help="How long the old one stays good.")
+    ] = 24,
+    days: Annotated[int | None, typer.Option(min=1, help="How long the new one is good.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Make and print a key for the same source and scopes; the old one ends a while later."""
+    now = datetime.now(UTC)
+    until = now + timedelta(hours=keep_hours)
+    with writing(context.engine()) as session:
+        new = auth.rotate_key(
+            session,
+            key,
+            pepper=auth.read_pepper(context.settings.state_dir),
+            old_until=until,
+            by=context.by,
+            now=now,
+            expires_at=None if days is None else now + timedelta(days=days),
+        )
+    show({"key": new, "replaces": key, "until": until.isoformat()}, as_json, lambda: [new])
+
+
 @group.command("revoke")
 def keys_revoke(key: Annotated[str, typer.Argument(help="The key's id.")]) -> None:
     """Make a key useless at once."""

@@ -3,6 +3,8 @@
 import json
 import re
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from typing import Any
 
 import httpx2
@@ -253,6 +255,87 @@ def test_only_plain_json_is_read(client: Client, headers: dict[str, str]) -> Non
     answer = client().post("/v1/facts", content=b'{"statement":"One."}', headers=headers)
     assert answer.status_code == 415
     problem_of(answer)
+
+
+# --- more than there is room for ------------------------------------------------------------------
+
+
+@pytest.fixture
+def client_of(
+    engine: Engine, settings: Settings, make_key: Callable[..., str], still_clock: Any
+) -> Iterator[Callable[..., httpx2.Client]]:
+    """A client of a service with other settings, `client_of(facts={...})`."""
+    with ExitStack() as stack:
+
+        def make(**sections: dict[str, Any]) -> httpx2.Client:
+            changed = {
+                name: getattr(settings, name).model_copy(update=values)
+                for name, values in sections.items()
+            }
+            app = create_app(settings.model_copy(update=changed), engine, still_clock)
+            http = stack.enter_context(TestClient(app, raise_server_exceptions=False))
+            http.headers["Authorization"] = f"Bearer {make_key(*Scope)}"
+            return http
+
+        yield make
+
+
+def test_a_source_over_its_quota_is_told_when_to_come_again(
+    client_of: Callable[..., httpx2.Client],
+) -> None:
+    http = client_of(facts={"per_minute_of_source": 2})
+    facts = [{"statement": text} for text in ("One.", "Two.", "Three.")]
+    assert http.post("/v1/facts", json=facts).json()["stored"] == 3
+    answer = http.post("/v1/facts", json=facts)
+    assert answer.status_code == 429
+    assert "facts.per_minute_of_source" in problem_of(answer)["detail"]
+    assert 30 <= int(answer.headers["retry-after"]) <= 60
+
+
+def test_a_stream_over_its_quota_says_how_far_it_came(
+    client_of: Callable[..., httpx2.Client],
+) -> None:
+    http = client_of(facts={"per_minute_of_source": 600})
+    lines = b"\n".join(b'{"statement":"Fact %d."}' % at for at in range(1500))
+    answer = http.post(
+        "/v1/facts/bulk", content=lines, headers={"Content-Type": "application/x-ndjson"}
+    )
+    assert answer.status_code == 429
+    assert (problem_of(answer)["committed_through"], answer.json()["stored"]) == (1000, 1000)
+    assert int(answer.headers["retry-after"]) >= 30
+
+
+def test_a_disk_without_its_reserve_takes_no_fact_and_still_answers(
+    client_of: Callable[..., httpx2.Client],
+) -> None:
+    http = client_of(storage={"reserve_bytes": 1 << 60})
+    answer = http.post("/v1/facts", json={"statement": "One."})
+    assert answer.status_code == 507
+    assert "storage.reserve_bytes" in problem_of(answer)["detail"]
+    assert http.post("/v1/facts", json={"statement": ""}).status_code == 422
+    assert http.get("/v1/facts").json()["items"] == []
+    assert http.get("/livez").status_code == 200
+    ready = http.get("/readyz")
+    assert ready.status_code == 503
+    assert "storage.reserve_bytes" in problem_of(ready)["detail"]
+
+
+def test_requests_that_come_together_are_each_stored_and_told(
+    client: Client, engine: Engine
+) -> None:
+    http = client()
+
+    def push(at: int) -> dict[str, Any]:
+        body = {"external_id": str(at), "statement": f"Fact {at}."}
+        (item,) = http.post("/v1/facts", json=body).json()["items"]
+        return dict(item)
+
+    with ThreadPoolExecutor(16) as pool:
+        items = list(pool.map(push, range(200)))
+    assert {item["outcome"] for item in items} == {"stored"}
+    for at in (0, 77, 199):
+        fact = http.get(f"/v1/facts/{items[at]['id']}").json()
+        assert fact["external_id"] == str(at)
 
 
 # --- keys -----------------------------------------------------------------------------------------

@@ -4,6 +4,7 @@ import stat
 from collections.abc import Callable
 from datetime import datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 from sqlalchemy import Engine, select
@@ -113,6 +114,43 @@ def test_a_key_is_revoked_once(engine: Engine, make_key: Callable[..., str], now
         auth.revoke_key(session, key_id, by="test", now=now)
     with pytest.raises(NotFound), writing(engine) as session:
         auth.revoke_key(session, "nobody", by="test", now=now)
+
+
+def test_a_rotated_key_and_the_new_one_are_good_side_by_side_for_a_while(
+    engine: Engine,
+    settings: Settings,
+    make_key: Callable[..., str],
+    check: Callable[..., Caller],
+    now: datetime,
+) -> None:
+    old = make_key(Scope.READ, Scope.INGEST, source="archive")
+    pepper = auth.read_pepper(settings.state_dir)
+    day = timedelta(days=1)
+
+    def rotate(key: str, **how: Any) -> str:
+        with writing(engine) as session:
+            return auth.rotate_key(
+                session, key.split("_")[1], pepper=pepper, by="test", now=now, **how
+            )
+
+    new = rotate(old, old_until=now + day)
+    for key in (old, new):
+        assert check(key).source == "archive"
+        assert check(key).scopes == {Scope.READ, Scope.INGEST}
+    check(new, after=day)
+    with pytest.raises(NotAllowed):
+        check(old, after=day)
+    with pytest.raises(Conflict, match=r"ends at 2026-05-04 12:00 \(UTC\); say with --days"):
+        rotate(old, old_until=now + 2 * day)
+    rotate(old, old_until=now + 2 * day, expires_at=now + 90 * day)
+    with pytest.raises(NotAllowed):
+        check(old, after=day)  # it did not get more time by that
+    with writing(engine) as session:
+        auth.revoke_key(session, old.split("_")[1], by="test", now=now)
+    with pytest.raises(Conflict, match="good no more"):
+        rotate(old, old_until=now + day)
+    with pytest.raises(NotFound):
+        rotate("lw_nobody_0", old_until=now + day)
 
 
 def test_a_key_without_a_scope_is_not_made(engine: Engine, make_key: Callable[..., str]) -> None:

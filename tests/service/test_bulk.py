@@ -10,7 +10,7 @@ from sqlalchemy import Engine, func, select
 from sqlalchemy.exc import OperationalError
 from starlette.testclient import TestClient
 
-from service import ingest
+from service import facts, ingest
 from service.api import create_app
 from service.auth import Scope
 from service.db import reading
@@ -95,15 +95,15 @@ def test_where_it_breaks_off_it_says_what_is_stored_and_goes_on_from_there(
     send: Callable[..., httpx2.Response], engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     lines = [line(at) for at in range(1, 1101)]
-    real, calls = ingest._store, []
+    real, calls = facts.insert_facts, []
 
-    def fails_once(*arguments: Any) -> Any:
+    def fails_once(*arguments: Any, **how: Any) -> Any:
         calls.append(1)
         if len(calls) == 3:
             raise OperationalError("INSERT", {}, Exception("database is locked"))
-        return real(*arguments)
+        return real(*arguments, **how)
 
-    monkeypatch.setattr(ingest, "_store", fails_once)
+    monkeypatch.setattr(facts, "insert_facts", fails_once)
     answer = send(*lines)
     assert answer.status_code == 503
     assert answer.headers["retry-after"]

@@ -83,6 +83,24 @@ def test_too_few_waiting_facts_start_nothing(
     assert child.lines == []
 
 
+def test_a_disk_without_its_reserve_starts_nothing_and_says_so(
+    engine: Engine,
+    settings: Settings,
+    config: Path,
+    child: Child,
+    store: Callable[..., list[int]],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    store("One.", "Two.")
+    storage = settings.storage.model_copy(update={"reserve_bytes": 1 << 60})
+    full = Clock(settings.model_copy(update={"storage": storage}), engine, config=config)
+    full.tick()
+    assert child.lines == []
+    assert "a refresh is due and cannot begin: The disk has" in caplog.text
+    Clock(settings, engine, config=config).tick()
+    assert len(child.lines) == 1
+
+
 def test_what_is_left_of_a_batch_that_kept_failing_waits_for_no_more(
     clock: Clock,
     child: Child,

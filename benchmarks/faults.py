@@ -1,0 +1,537 @@
+"""Faults on purpose, on the real thing: does everything hold together afterwards?
+
+    python -m benchmarks.faults --json                      # one step of ten
+    python -m benchmarks.faults --long --runs FILE --json   # all of them; FILE keeps what was done
+    python -m benchmarks.faults --plant --only refresh --step publish   # must find this bug
+    python -m benchmarks.faults --steps                     # which steps there are
+
+Each trial begins with a copy of a state directory on the small LLaDA of the tests, starts one
+`lorewright` command, and lets one fault happen at one of its steps: all that becomes lasting there
+is numbered by a run without a fault (benchmarks/faulty.py), so that a step which somebody adds is
+among them; of those that come often, the first and the last are taken. Then the same command is
+given again, as an operator would, until the work is done, and these must hold: `fsck` finds
+nothing, every fact is there once and as it should be, the head is the one that an undisturbed run
+comes to, and nothing unfinished is left that `gc` would not remove. Each of them that does not is a
+violation. `daemon` is killed at random instead, `lorewright serve` with or without what it started,
+while facts come in over HTTP and are learned: what was acknowledged must be there. `hits` are the
+trials in which the fault came before the end; recovery is from the fault to the end of the work,
+which is a whole training where it was lost early, and the start of Python in any case.
+"""
+
+import json
+import os
+import random
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from statistics import median
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import httpx2
+import yaml
+from sqlalchemy import Engine, select
+from sqlalchemy.exc import SQLAlchemyError
+
+from benchmarks.measure import add_line, described_machine, read_lines
+from benchmarks.trial import arguments
+from service import auth, facts, lineage
+from service.auth import Scope
+from service.collect import find_leftovers
+from service.db import make_engine, reading, writing
+from service.errors import ServiceError
+from service.facts import FactState
+from service.fsck import check
+from service.initialise import initialise
+from service.invent import invent_facts
+from service.models import Erasure, FactRow
+from service.places import Places
+from service.schemas import FactIn
+from service.settings import Settings, load_settings
+
+SMALL = Path("tests/bases/small-llada/settings.yaml")
+ACTIONS = ("kill", "kill-after", "error")
+DAEMON = "daemon"
+FACTS = 4
+LEASE_S = 1.0
+WITHIN_S = 300.0
+HEAD_STAYS = 3
+#: The verdict is not what is looked at here: every candidate passes.
+LENIENT = {
+    "forward_floor": 0.0, "backward_floor": 0.0, "regression_margin": 1.0, "base_margin": 1.0,
+    "neighbour_margin": 1.0, "leakage_margin": 1.0, "retention_margin": 1.0, "known_floor": 0.0,
+    "bits_margin": 100.0, "base_bits_margin": 100.0, "answer_tokens": 4,
+}  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Scenario:
+    """A command, what is there before it, and what must be there once it was given again."""
+
+    before: str  #: empty, waiting or promoted
+    command: Callable[["Site"], Sequence[str]]
+    is_done: Callable[["Site"], bool]
+    adapters_in_head: int
+    states: frozenset[FactState]
+
+
+#: What a fact of a promoted adapter may be, however few of its questions are answered.
+IN_HEAD = frozenset({FactState.LIVE, FactState.UNLEARNED, FactState.QUARANTINED})
+SCENARIOS = {
+    "init": Scenario(
+        before="empty",
+        command=lambda _: ("init", "--no-measure", "--json"),
+        is_done=lambda site: site.head() is not None,
+        adapters_in_head=0,
+        states=frozenset(),
+    ),
+    "refresh": Scenario(
+        before="waiting",
+        command=lambda _: ("refresh", "--at-least", "1", "--json"),
+        is_done=lambda site: site.head() != 1,
+        adapters_in_head=1,
+        states=IN_HEAD,
+    ),
+    "rollback": Scenario(
+        before="promoted",
+        command=lambda _: ("rollback", "1", "--reason", "r", "--json"),
+        is_done=lambda site: site.head() == 1,
+        adapters_in_head=0,
+        states=frozenset({FactState.ROLLED_BACK}),
+    ),
+    "erase": Scenario(
+        before="promoted",
+        command=lambda _: ("facts", "erase", "1", "--reason", "r", "--json"),
+        is_done=lambda site: site.erasures() == ["complete"],
+        adapters_in_head=1,
+        states=IN_HEAD | {FactState.ERASED},
+    ),
+    "export": Scenario(
+        before="promoted",
+        command=lambda site: ("export", "--to", str(site.folder / "out"), "--json"),
+        is_done=lambda site: (site.folder / "out").exists(),
+        adapters_in_head=1,
+        states=IN_HEAD,
+    ),
+    "backup": Scenario(
+        before="promoted",
+        command=lambda site: ("backup", "--to", str(site.folder / "out"), "--json"),
+        is_done=lambda site: (site.folder / "out").exists(),
+        adapters_in_head=1,
+        states=IN_HEAD,
+    ),
+}
+
+
+def main() -> None:
+    parser = arguments(__doc__)
+    parser.add_argument("--long", action="store_true", help="every step, and 200 random kills")
+    parser.add_argument("--every", type=int, default=10, help="one step of so many, if not --long")
+    parser.add_argument("--step", default="", help="only those with this in their name")
+    parser.add_argument("--steps", action="store_true", help="only say which steps there are")
+    parser.add_argument("--kills", type=int, default=6, help="random ones, if not --long")
+    parser.add_argument("--only", action="append", choices=[*SCENARIOS, DAEMON])
+    parser.add_argument("--runs", type=Path, help="where each trial is kept; none is made twice")
+    parser.add_argument("--plant", action="store_true", help="put a bug in: it must be found")
+    parser.set_defaults(config=SMALL)
+    options = parser.parse_args()
+    trials = read_lines(options.runs) if options.runs else []
+    with TemporaryDirectory() as nowhere:
+        workshop = Workshop(Path(nowhere), options.config, plant=options.plant)
+        if options.steps:
+            for name in options.only or SCENARIOS:
+                steps = workshop.steps_of(name)
+                for at in telling(steps):
+                    print(f"{name} {at} of {len(steps)}: {steps[at - 1]}")
+            return
+        for trial in tried(workshop, options, {trial["key"] for trial in trials}):
+            trials.append(trial)
+            if options.runs:
+                add_line(options.runs, trial)
+            said = "; ".join(trial["violations"]) or "holds"
+            print(f"{trial['key']}: {said}, {trial['recovery_s']:.1f} s", flush=True)
+    found = summed_up(trials)
+    print(json.dumps({**described_machine(), **found} if options.json else found, indent=None))
+    is_clean = not any(fault["violations"] for fault in found.values())
+    sys.exit(is_clean if options.plant else not is_clean)
+
+
+def tried(workshop: "Workshop", options: Any, done: set[str]) -> Iterator[dict[str, Any]]:
+    """The trials that were not made yet, one after another."""
+    for name in options.only or SCENARIOS:
+        if name == DAEMON:
+            continue
+        steps = workshop.steps_of(name)
+        chosen = [at for at in telling(steps) if options.step in steps[at - 1]]
+        chosen = chosen[:: 1 if options.long else options.every]
+        for action in ACTIONS:
+            for at in chosen:
+                key = f"{name} {action} {at} of {len(steps)}"
+                if key not in done:
+                    yield {"key": key, **workshop.trial(name, action, at, steps[at - 1])}
+    if DAEMON in (options.only or [DAEMON]):
+        count = 200 if options.long else options.kills
+        if not any(key.startswith(f"{DAEMON} ") for key in done):
+            yield from workshop.killed_daemon(count)
+
+
+def telling(steps: Sequence[str]) -> list[int]:
+    """The first and the last step of every name: some, such as a training step's, come often."""
+    first: dict[str, int] = {}
+    last: dict[str, int] = {}
+    for at, name in enumerate(steps, start=1):
+        first.setdefault(name, at)
+        last[name] = at
+    return sorted({*first.values(), *last.values()})
+
+
+class Workshop:
+    """Makes the state directories that trials begin with, once each, and copies of them."""
+
+    def __init__(self, folder: Path, config: Path, *, plant: bool) -> None:
+        self.folder = folder
+        self.planted = ["--plant"] if plant else []
+        self.config = write_settings(folder, config)
+        self.made: set[str] = set()
+
+    def steps_of(self, name: str) -> list[str]:
+        """What becomes lasting when the command meets no fault, in order."""
+        site = self.copy_of(SCENARIOS[name].before)
+        done = site.run_faulty(SCENARIOS[name].command(site), *self.planted)
+        if done.returncode not in (0, HEAD_STAYS) or not SCENARIOS[name].is_done(site):
+            raise RuntimeError(f"{name} fails without a fault: {done.stderr}")
+        steps = site.steps()
+        site.remove()
+        return steps
+
+    def trial(self, name: str, action: str, at: int, step: str) -> dict[str, Any]:
+        scenario = SCENARIOS[name]
+        site = self.copy_of(scenario.before)
+        fault = ("--at", str(at), "--action", action, *self.planted)
+        met = site.run_faulty(scenario.command(site), *fault)
+        is_hit = len(site.steps()) >= at
+        began = time.monotonic()
+        violations = []
+        try:
+            site.finish(scenario)
+        except RuntimeError as error:
+            violations.append(str(error))
+        took = time.monotonic() - began
+        violations += site.violations(scenario.adapters_in_head, scenario.states)
+        if b"Traceback" in met.stderr:
+            violations.append(f"a traceback instead of a sentence: {met.stderr.decode()[-300:]}")
+        site.remove()
+        return {
+            "fault": f"{name} {action}",
+            "step": step,
+            "is_hit": is_hit,
+            "violations": violations,
+            "recovery_s": took,
+        }
+
+    def killed_daemon(self, count: int) -> Iterator[dict[str, Any]]:
+        """One state directory that is lived in, killed again and again, at random moments."""
+        site = self.copy_of("waiting")
+        clients = Pushing(site)
+        chance = random.Random(1)
+        for nth in range(count):
+            with site.serving() as process:
+                clients.push_for(chance.uniform(0.2, 6.0))
+                # The daemon alone, or the whole machine: what it started dies with it, or does not.
+                is_whole = chance.random() < 0.5
+                (os.killpg if is_whole else os.kill)(process.pid, signal.SIGKILL)
+            began = time.monotonic()
+            is_last = nth == count - 1
+            violations = clients.violations()
+            if is_last:
+                violations += site.settle()
+            yield {
+                "key": f"{DAEMON} {nth + 1} of {count}",
+                "fault": DAEMON,
+                "step": "with its children" if is_whole else "alone",
+                "is_hit": True,
+                "violations": violations,
+                "recovery_s": time.monotonic() - began,
+            }
+        site.remove()
+
+    def copy_of(self, name: str) -> "Site":
+        """A new copy of the state directory of that name, which is made first if need be."""
+        made = self.folder / name
+        if name not in self.made:
+            self.make(name, made)
+            self.made.add(name)
+        copy = Path(f"{made}-copy")
+        shutil.rmtree(copy, ignore_errors=True)
+        shutil.copytree(made, copy, symlinks=True)
+        return Site(copy, self.config)
+
+    def make(self, name: str, folder: Path) -> None:
+        if name == "empty":
+            folder.mkdir()
+            return
+        if name == "waiting":
+            site = Site(folder, self.config)
+            initialise(site.settings)
+            site.push()
+        else:
+            shutil.copytree(self.copy_of("waiting").folder, folder, symlinks=True)
+            site = Site(folder, self.config)
+            site.finish(SCENARIOS["refresh"])
+        site.engine.dispose()
+
+
+class Site:
+    """One state directory, and the commands that are given in it."""
+
+    def __init__(self, folder: Path, config: Path) -> None:
+        self.folder, self.config = folder, config
+        self.environment = {
+            **os.environ,
+            "LOREWRIGHT_STATE_DIR": str(folder / "state"),
+            "OMP_NUM_THREADS": "1",
+        }
+        described = load_settings(config)
+        self.settings: Settings = described.model_copy(update={"state_dir": folder / "state"})
+        self.engine: Engine = make_engine(self.settings.url)
+
+    def remove(self) -> None:
+        self.engine.dispose()
+        shutil.rmtree(self.folder)
+
+    def push(self) -> None:
+        """The facts that wait: their source is `bench`."""
+        now = datetime.now(UTC)
+        with writing(self.engine) as session:
+            key = auth.create_key(
+                session,
+                source="bench",
+                scopes=list(Scope),
+                pepper=auth.read_pepper(self.settings.state_dir),
+                by="bench",
+                now=now,
+            )
+            for at, fact in enumerate(invent_facts(1, count=FACTS)):
+                record = FactIn(
+                    external_id=str(at),
+                    statement=fact.statement,
+                    subject=fact.subject,
+                    relation=fact.relation,
+                    object=fact.object,
+                )
+                facts.insert_fact(
+                    session, record, source="bench", recorded_by=key.split("_")[1], now=now
+                )
+        (self.folder / "key").write_text(key)
+
+    def run_faulty(
+        self, command: Sequence[str], *fault: str
+    ) -> "subprocess.CompletedProcess[bytes]":
+        """A command that meets a fault, or none."""
+        steps = self.folder / "steps"
+        steps.unlink(missing_ok=True)
+        return self._run("-m", "benchmarks.faulty", "--steps", steps, *fault, "--", command)
+
+    def run(self, *command: str) -> "subprocess.CompletedProcess[bytes]":
+        return self._run("-m", "service.cli", command)
+
+    def _run(self, *parts: Any) -> "subprocess.CompletedProcess[bytes]":
+        *start, command = parts
+        return subprocess.run(
+            [sys.executable, *map(str, start), "--config", str(self.config), *command],
+            env=self.environment,
+            capture_output=True,
+            timeout=WITHIN_S,
+            check=False,
+        )
+
+    def steps(self) -> list[str]:
+        """What the last faulty command came to."""
+        path = self.folder / "steps"
+        lines = path.read_text().splitlines() if path.exists() else []
+        return [line.partition(" ")[2] for line in lines]
+
+    def finish(self, scenario: Scenario) -> None:
+        """Give the command again until its work is done. Raises RuntimeError if it never is."""
+        until = time.monotonic() + WITHIN_S
+        while not scenario.is_done(self):
+            done = self.run(*scenario.command(self))
+            if time.monotonic() > until:
+                raise RuntimeError(f"the work does not come to its end: {done.stderr.decode()}")
+            if done.returncode not in (0, HEAD_STAYS):
+                time.sleep(LEASE_S / 4)  # the dead one's lease may not have run out
+
+    def head(self) -> int | None:
+        """The release that is the head; None where there is no database yet."""
+        try:
+            with reading(self.engine) as session:
+                return lineage.read_head(session).release_id
+        except (ServiceError, SQLAlchemyError):
+            return None
+
+    def erasures(self) -> list[str]:
+        with reading(self.engine) as session:
+            rows = session.scalars(select(Erasure.completed_at))
+            return ["open" if completed_at is None else "complete" for completed_at in rows]
+
+    def violations(self, adapters_in_head: int | None, states: frozenset[FactState]) -> list[str]:
+        """What does not hold, now that the work is done."""
+        now = datetime.now(UTC)
+        collected = self.run("gc", "--json")
+        found = [] if not collected.returncode else [f"gc: {collected.stderr.decode()}"]
+        found += check(self.settings, self.engine, fast=False, now=now).problems
+        with reading(self.engine) as session:
+            head = lineage.read_head(session)
+            rows = session.scalars(select(FactRow).where(FactRow.source == "bench")).all()
+            states_by_id = facts.states_of(session, rows, now=now)
+        if adapters_in_head is not None and len(head.recipe.adapter_ids) != adapters_in_head:
+            found.append(f"{len(head.recipe.adapter_ids)} adapters are in the head")
+        wrong = {key: state for key, state in states_by_id.items() if state not in states}
+        if wrong:
+            found.append(f"facts are {wrong}")
+        return found + self.left_behind(now)
+
+    def left_behind(self, now: datetime) -> list[str]:
+        """What is unfinished, and what `gc` would not remove however long one waits."""
+        later = find_leftovers(self.settings, self.engine, now=now + timedelta(days=1)).leftovers
+        removed = {self.settings.state_dir / leftover.path for leftover in later}
+        places = Places(self.settings.state_dir)
+        unfinished = {path for path in self.folder.rglob("*") if ".partial" in path.name}
+        candidates = set(places.candidates.iterdir()) if places.candidates.exists() else set()
+        left = sorted(
+            str(path.relative_to(self.folder))
+            for path in unfinished | candidates
+            if not removed & {path, *path.parents}
+        )
+        return [f"left behind: {', '.join(left)}"] if left else []
+
+    @contextmanager
+    def serving(self) -> Iterator["subprocess.Popen[bytes]"]:
+        """The daemon, in a process group of its own with what it starts."""
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            self.port = free.getsockname()[1]
+        log = (self.folder / "serve.log").open("ab")
+        process = subprocess.Popen(
+            [sys.executable, "-m", "service.cli", "--config", str(self.config), "serve"],
+            env={**self.environment, "LOREWRIGHT_API__PORT": str(self.port)},
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+        )
+        try:
+            yield process
+        finally:
+            process.kill()
+            process.wait()
+            log.close()
+
+    def settle(self) -> list[str]:
+        """Let a last daemon learn all that waits, end it, and say what does not hold."""
+        until = time.monotonic() + WITHIN_S
+        with self.serving() as process:
+            while self.waiting():
+                if time.monotonic() > until:
+                    return [f"facts still wait after {WITHIN_S:g} s: {self.waiting()}"]
+                time.sleep(1)
+            process.terminate()
+            process.wait(timeout=WITHIN_S)
+        return self.violations(None, IN_HEAD)
+
+    def waiting(self) -> dict[int, FactState]:
+        now = datetime.now(UTC)
+        with reading(self.engine) as session:
+            rows = session.scalars(select(FactRow)).all()
+            states = facts.states_of(session, rows, now=now)
+        return {key: state for key, state in states.items() if state not in IN_HEAD}
+
+
+class Pushing:
+    """A client that pushes facts, remembers what was acknowledged, and sends some of it again."""
+
+    def __init__(self, site: Site) -> None:
+        self.site = site
+        self.acknowledged: dict[str, int] = {}
+        self.invented = iter(invent_facts(2, count=10_000))
+        self.count = 0
+
+    def push_for(self, seconds: float) -> None:
+        until = time.monotonic() + seconds
+        headers = {"Authorization": f"Bearer {(self.site.folder / 'key').read_text()}"}
+        url = f"http://127.0.0.1:{self.site.port}"
+        with httpx2.Client(base_url=url, headers=headers, timeout=5) as http:
+            while time.monotonic() < until:
+                try:
+                    self._push_one(http)
+                except httpx2.TransportError:
+                    time.sleep(0.1)  # it does not listen yet
+                time.sleep(0.5)
+
+    def _push_one(self, http: httpx2.Client) -> None:
+        key = f"pushed {self.count}"
+        answer = http.post(
+            "/v1/facts", json={"external_id": key, "statement": f"Fact number {self.count}."}
+        )
+        if answer.status_code == 200:
+            (item,) = answer.json()["items"]
+            self.acknowledged[key] = item["id"]
+            self.count += 1
+
+    def violations(self) -> list[str]:
+        """What was acknowledged and is not there, or is there twice."""
+        with reading(self.site.engine) as session:
+            rows = session.execute(select(FactRow.external_id, FactRow.id)).all()
+        there = dict(row._tuple() for row in rows)
+        lost = [key for key, at in self.acknowledged.items() if there.get(key) != at]
+        found = [f"acknowledged and lost: {lost}"] if lost else []
+        return found + (["a fact is there twice"] if len(there) != len(rows) else [])
+
+
+def write_settings(folder: Path, config: Path) -> Path:
+    """The settings of the trials: short trainings, few questions, and nothing is refused."""
+    described = yaml.safe_load(config.read_text())
+    beside = config.parent.absolute()
+    suite = yaml.safe_load((beside / described["suites"]["regression"]).read_text())
+    suite["questions"], suite["passages"] = suite["questions"][:6], suite["passages"][:2]
+    (folder / "suite.yaml").write_text(yaml.safe_dump(suite))
+    prompts = {"prompts": ["Hello!"], "texts": ["It rains."]}
+    (folder / "prompts.yaml").write_text(yaml.safe_dump(prompts))
+    described["base"]["folder"] = str(Path(described["base"]["folder"]).absolute())
+    described["training"] |= {"views_per_fact": 4, "rows_per_step": 4, "general_share": [0.0, 0.0]}
+    described["gate"] = LENIENT
+    described["schedule"] = {"at_least": 1, "every_s": 1, "lease_s": LEASE_S, "attempts": 1000}
+    described["suites"] = {
+        "regression": str(folder / "suite.yaml"),
+        "relations": str(beside / described["suites"]["relations"]),
+        "general_prompts": str(folder / "prompts.yaml"),
+    }
+    path = folder / "settings.yaml"
+    path.write_text(yaml.safe_dump(described))
+    return path
+
+
+def summed_up(trials: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """By fault: how many trials, in how many it was met, what did not hold, how long it took."""
+    found = {}
+    for name in dict.fromkeys(trial["fault"] for trial in trials):
+        own = [trial for trial in trials if trial["fault"] == name]
+        times = [trial["recovery_s"] for trial in own if trial["is_hit"]] or [0.0]
+        found[name] = {
+            "trials": len(own),
+            "hits": sum(trial["is_hit"] for trial in own),
+            "violations": sum(bool(trial["violations"]) for trial in own),
+            "recovery_p50_s": round(median(times), 2),
+            "recovery_max_s": round(max(times), 2),
+        }
+    return found
+
+
+if __name__ == "__main__":
+    main()
