@@ -136,6 +136,7 @@ def main() -> None:
     parser.add_argument("--long", action="store_true", help="every step, and 200 random kills")
     parser.add_argument("--every", type=int, default=10, help="one step of so many, if not --long")
     parser.add_argument("--step", default="", help="only those with this in their name")
+    parser.add_argument("--action", action="append", choices=ACTIONS, help="default: all")
     parser.add_argument("--steps", action="store_true", help="only say which steps there are")
     parser.add_argument("--kills", type=int, default=6, help="random ones, if not --long")
     parser.add_argument("--only", action="append", choices=[*SCENARIOS, DAEMON])
@@ -172,7 +173,7 @@ def tried(workshop: "Workshop", options: Any, done: set[str]) -> Iterator[dict[s
         steps = workshop.steps_of(name)
         chosen = [at for at in telling(steps) if options.step in steps[at - 1]]
         chosen = chosen[:: 1 if options.long else options.every]
-        for action in ACTIONS:
+        for action in options.action or ACTIONS:
             for at in chosen:
                 key = f"{name} {action} {at} of {len(steps)}"
                 if key not in done:

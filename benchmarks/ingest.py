@@ -20,7 +20,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -76,7 +76,14 @@ def main() -> None:
 class Service:
     """A state directory, a key, and the service that is started over it."""
 
-    def __init__(self, state: Path, config: Path, url: str | None) -> None:
+    def __init__(
+        self,
+        state: Path,
+        config: Path,
+        url: str | None,
+        *,
+        scopes: Sequence[Scope] = (Scope.INGEST,),
+    ) -> None:
         with socket.create_server(("127.0.0.1", 0)) as free:
             self.port = free.getsockname()[1]
         described = {
@@ -87,6 +94,7 @@ class Service:
         }
         os.environ |= {f"LOREWRIGHT_{name}": value for name, value in described.items()}
         self.config = config
+        self.log = state / "serve.log"
         self.settings: Settings = load_settings(config)
         initialise(self.settings)
         self.engine = make_engine(self.settings.url)
@@ -94,7 +102,7 @@ class Service:
             key = auth.create_key(
                 session,
                 source="bench",
-                scopes=[Scope.INGEST],
+                scopes=scopes,
                 pepper=auth.read_pepper(self.settings.state_dir),
                 by="bench",
                 now=datetime.now(UTC),
@@ -105,7 +113,8 @@ class Service:
     def running(self, how: str) -> Iterator[psutil.Process]:
         """The daemon's process; `how` is together or apart."""
         command = [sys.executable, "-c", START[how], "--config", str(self.config), "serve"]
-        process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
+        with self.log.open("ab") as log:
+            process = subprocess.Popen(command, stdout=log, stderr=log)
         try:
             until = time.monotonic() + READY_WITHIN_S
             while not self.is_ready():
@@ -167,22 +176,21 @@ def measured(service: Service, options: Any) -> dict[str, Any]:
 
 async def singles(service: Service, name: str, clients: int, seconds: float) -> Singles:
     """Every client sends a fact, waits for the answer, and sends the next."""
-    until = time.perf_counter() + seconds
     waited: list[float] = []
 
-    async def send(client: int) -> None:
-        async with service.client() as http:
-            nth = 0
-            while (began := time.perf_counter()) < until:
-                body = fact(f"{name} {client} {nth}")
-                answer = await http.post("/v1/facts", json=body)
-                assert answer.json()["stored"] == 1, answer.text
-                waited.append(time.perf_counter() - began)
-                nth += 1
+    async def send(http: httpx2.AsyncClient, client: int) -> None:
+        nth = 0
+        while (began := time.perf_counter()) < until:
+            answer = await http.post("/v1/facts", json=fact(f"{name} {client} {nth}"))
+            assert answer.json()["stored"] == 1, answer.text
+            waited.append(time.perf_counter() - began)
+            nth += 1
 
-    began = time.perf_counter()
-    await asyncio.gather(*(send(client) for client in range(clients)))
-    took = time.perf_counter() - began
+    async with service.client() as http:  # it opens a connection for each who sends
+        began = time.perf_counter()
+        until = began + seconds
+        await asyncio.gather(*(send(http, client) for client in range(clients)))
+        took = time.perf_counter() - began
     return Singles(len(waited) / took, 1000 * quantiles(waited, n=100)[-1])
 
 

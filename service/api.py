@@ -13,7 +13,7 @@
 import asyncio
 import json
 import logging
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from datetime import UTC, datetime
 from http import HTTPStatus
 from typing import Annotated, Any, Protocol, TypeVar
@@ -59,7 +59,7 @@ from service.ingest import (
 from service.lineage import read_head
 from service.metrics import Counted, Metrics
 from service.operations import Kind
-from service.schemas import MAX_ID, ErasureIn, FactIn, ReasonIn, RollbackIn
+from service.schemas import MAX_ID, ErasureIn, FactIn, Name, ReasonIn, RollbackIn
 from service.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -122,19 +122,22 @@ class Problem(Exception):
 def create_app(settings: Settings, engine: Engine, clock: Wakeable) -> FastAPI:
     """The application over one database; `clock` is woken by what it is to carry out."""
     pepper = auth.read_pepper(settings.state_dir)
+    keys = auth.KeyRing(engine, pepper)
     intake = Intake(settings, engine, pepper)
     app = FastAPI(title="Lorewright", version="1", redoc_url=None)
     metrics = Metrics(settings, engine)
     app.add_middleware(Counted, metrics=metrics)
     _answer_errors(app)
 
-    def allow(scope: Scope) -> Callable[[Request], Caller]:
-        def check(request: Request) -> Caller:
+    def allow(scope: Scope) -> Callable[[Request], Awaitable[Caller]]:
+        async def check(request: Request) -> Caller:
             scheme, _, key = request.headers.get("authorization", "").partition(" ")
             if scheme.lower() != "bearer" or not key:
                 raise NotAllowed("Send an API key: `Authorization: Bearer lw_...`.")
-            with reading(engine) as session:
-                caller = auth.check_key(session, key.strip(), pepper=pepper, now=datetime.now(UTC))
+            key, now = key.strip(), datetime.now(UTC)
+            caller = keys.remembered(key, now=now)
+            if caller is None:
+                caller = await run_in_threadpool(keys.check, key, now=now)
             caller.require(scope)
             return caller
 
@@ -146,6 +149,7 @@ def create_app(settings: Settings, engine: Engine, clock: Wakeable) -> FastAPI:
     Id = Annotated[int, Path(ge=1, le=MAX_ID)]
     Before = Annotated[int | None, Query(ge=1, le=MAX_ID)]
     Limit = Annotated[int, Query(ge=1, le=views.MAX_PAGE)]
+    Source = Annotated[Name | None, Query()]
 
     @app.post(
         "/v1/facts",
@@ -191,7 +195,7 @@ def create_app(settings: Settings, engine: Engine, clock: Wakeable) -> FastAPI:
 
     @app.get("/v1/facts", dependencies=reads)
     def get_facts(
-        before: Before = None, limit: Limit = 50, source: str | None = None
+        before: Before = None, limit: Limit = 50, source: Source = None
     ) -> views.Page[views.FactView]:
         with reading(engine) as session:
             return views.list_facts(session, before=before, limit=limit, source=source)

@@ -11,23 +11,27 @@ import hmac
 import os
 import secrets
 import tempfile
-from collections.abc import Collection
+import time
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 from pathlib import Path
 
-from sqlalchemy import select
+from sqlalchemy import Engine, select
 from sqlalchemy.orm import Session
 
 from adapters.store import sync
 from service import audit
 from service.audit import Act
+from service.db import reading
 from service.errors import Conflict, DatabaseNotReady, NotAllowed, NotFound
 from service.models import ApiKey
 
 PEPPER = "pepper"
 PREFIX = "lw"
+REMEMBERED_S = 1.0
+MOST_REMEMBERED = 1000  #: keys
 
 
 class Scope(StrEnum):
@@ -45,6 +49,7 @@ class Caller:
     key_id: str
     source: str
     scopes: frozenset[Scope]
+    expires_at: datetime | None = None  #: of the key
 
     def require(self, scope: Scope) -> None:
         """Raises NotAllowed unless the key has the scope."""
@@ -126,7 +131,10 @@ def check_key(session: Session, key: str, *, pepper: bytes, now: datetime) -> Ca
     if row.expires_at is not None and row.expires_at <= now:
         raise NotAllowed("The API key is unknown or revoked.")
     return Caller(
-        key_id=row.id, source=row.source, scopes=frozenset(Scope(scope) for scope in row.scopes)
+        key_id=row.id,
+        source=row.source,
+        scopes=frozenset(Scope(scope) for scope in row.scopes),
+        expires_at=row.expires_at,
     )
 
 
@@ -168,6 +176,44 @@ def rotate_key(
     about = {"key": key_id, "expires_at": row.expires_at.isoformat()}
     audit.record(session, Act.KEY_ENDS, by=by, about=about, now=now)
     return key
+
+
+class KeyRing:
+    """Checks the keys of one daemon, and remembers a good one for a moment.
+
+    To ask the database takes a thread and a transaction, for every request of a client that sends
+    hundreds a second. A key that is revoked is therefore good for up to REMEMBERED_S more; one that
+    ends, ends on time, and one that was refused is asked for again.
+    """
+
+    def __init__(
+        self, engine: Engine, pepper: bytes, *, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self.engine = engine
+        self.pepper = pepper
+        self._clock = clock
+        self._good: dict[bytes, tuple[float, Caller]] = {}
+
+    def remembered(self, key: str, *, now: datetime) -> Caller | None:
+        """Whose key it is, without asking; None where it has to be asked."""
+        until, caller = self._good.get(_name_of(key), (0.0, None))
+        if caller is None or until <= self._clock():
+            return None
+        return None if caller.expires_at is not None and caller.expires_at <= now else caller
+
+    def check(self, key: str, *, now: datetime) -> Caller:
+        """Ask the database. Raises NotAllowed."""
+        with reading(self.engine) as session:
+            caller = check_key(session, key, pepper=self.pepper, now=now)
+        if len(self._good) >= MOST_REMEMBERED:
+            self._good.clear()
+        self._good[_name_of(key)] = (self._clock() + REMEMBERED_S, caller)
+        return caller
+
+
+def _name_of(key: str) -> bytes:
+    """A key's name in memory, from which it cannot be had back."""
+    return hashlib.sha256(key.encode("utf-8", "surrogatepass")).digest()
 
 
 def revoke_key(session: Session, key_id: str, *, by: str, now: datetime) -> None:

@@ -6,6 +6,9 @@ and lives by the clock.
 
 import os
 import shutil
+import subprocess
+import tempfile
+import uuid
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -13,7 +16,7 @@ from typing import Any, NamedTuple
 
 import pytest
 import yaml
-from sqlalchemy import Engine
+from sqlalchemy import Engine, create_engine
 
 from adapters.types import Outcome, Verdict
 from service import auth, batches, facts, leases, lineage, views
@@ -383,3 +386,66 @@ def make_world(tmp_path: Path, tiny_folder: Path, suite_file: Path) -> Callable[
         return World(settings, engine)
 
     return make
+
+
+# --- PostgreSQL -----------------------------------------------------------------------------------
+
+#: Its programs refuse to run as root.
+AS_OWNER = ("runuser", "-u", "postgres", "--") if os.name == "posix" and os.geteuid() == 0 else ()
+
+
+def server_programs() -> Path | None:
+    """The folder of initdb and pg_ctl: on the PATH, or where Debian puts them."""
+    found = shutil.which("initdb")
+    if found:
+        return Path(found).parent
+    return max(Path("/usr/lib/postgresql").glob("*/bin"), default=None)
+
+
+def run_program(*arguments: str | Path) -> None:
+    done = subprocess.run(
+        [*AS_OWNER, *map(str, arguments)], capture_output=True, text=True, cwd="/", check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.fixture(scope="session")
+def postgresql_programs() -> Path:
+    """Where initdb and pg_ctl are; whoever asks is skipped where they are not."""
+    programs = server_programs()
+    if programs is None or not (programs / "initdb").exists():
+        pytest.skip("no PostgreSQL server is installed (neither on PATH nor in /usr/lib)")
+    return programs
+
+
+@pytest.fixture(scope="session")
+def postgresql(postgresql_programs: Path) -> Iterator[str]:
+    """The URL of a real PostgreSQL that is started for the tests; skipped where there is none."""
+    programs = postgresql_programs
+    # A socket's path may be 107 characters long, which pytest's own folders can exceed.
+    with tempfile.TemporaryDirectory(prefix="lw-pg-", ignore_cleanup_errors=True) as name:
+        folder = Path(name)
+        if AS_OWNER:
+            shutil.chown(folder, "postgres")
+        data = folder / "data"
+        run_program(programs / "initdb", "-D", data, "-U", "lorewright", "-A", "trust", "--no-sync")
+        options = f"-k {folder} -c listen_addresses='' -c fsync=off"
+        start = ("-D", data, "-o", options, "-l", folder / "log", "-w")
+        run_program(programs / "pg_ctl", *start, "start")
+        try:
+            yield f"postgresql+psycopg://lorewright@/postgres?host={folder}"
+        finally:
+            run_program(programs / "pg_ctl", "-D", data, "-m", "immediate", "stop")
+
+
+@pytest.fixture
+def empty_postgresql(postgresql: str) -> Iterator[str]:
+    """A database of the server's own for one test."""
+    name = f"lw_{uuid.uuid4().hex}"
+    server = create_engine(postgresql, isolation_level="AUTOCOMMIT")
+    with server.connect() as connection:
+        connection.exec_driver_sql(f"CREATE DATABASE {name}")
+    yield postgresql.replace("@/postgres?", f"@/{name}?")
+    with server.connect() as connection:
+        connection.exec_driver_sql(f"DROP DATABASE {name} WITH (FORCE)")
+    server.dispose()

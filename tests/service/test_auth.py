@@ -153,6 +153,25 @@ def test_a_rotated_key_and_the_new_one_are_good_side_by_side_for_a_while(
         rotate("lw_nobody_0", old_until=now + day)
 
 
+def test_a_good_key_is_remembered_for_a_moment_and_then_asked_for_again(
+    engine: Engine, settings: Settings, make_key: Callable[..., str], now: datetime
+) -> None:
+    key = make_key(Scope.READ, expires_at=now + timedelta(days=1))
+    clock = [0.0]
+    ring = auth.KeyRing(engine, auth.read_pepper(settings.state_dir), clock=lambda: clock[0])
+    assert ring.remembered(key, now=now) is None
+    caller = ring.check(key, now=now)
+    assert ring.remembered(key, now=now) == caller
+    assert ring.remembered(key[:-1], now=now) is None
+    assert ring.remembered(key, now=now + timedelta(days=1)) is None, "it ends on time"
+    with writing(engine) as session:
+        auth.revoke_key(session, key.split("_")[1], by="test", now=now)
+    clock[0] += auth.REMEMBERED_S
+    assert ring.remembered(key, now=now) is None
+    with pytest.raises(NotAllowed):
+        ring.check(key, now=now)
+
+
 def test_a_key_without_a_scope_is_not_made(engine: Engine, make_key: Callable[..., str]) -> None:
     with pytest.raises(Conflict, match="at least one"):
         make_key()

@@ -4,9 +4,6 @@ Skipped, with the reason shown, where the machine has no PostgreSQL server to st
 """
 
 import os
-import shutil
-import subprocess
-import tempfile
 import threading
 from collections.abc import Iterator
 from datetime import UTC, datetime
@@ -42,44 +39,11 @@ SUITES = SuitesConfig(
     general_prompts=CONFIGS / "general_prompts.yaml",
 )
 NOW = datetime(2026, 5, 3, 12, tzinfo=UTC)
-#: Its programs refuse to run as root.
-AS_OWNER = ("runuser", "-u", "postgres", "--") if os.name == "posix" and os.geteuid() == 0 else ()
-
-
-def server_programs() -> Path | None:
-    """The folder of initdb and pg_ctl: on the PATH, or where Debian puts them."""
-    found = shutil.which("initdb")
-    if found:
-        return Path(found).parent
-    return max(Path("/usr/lib/postgresql").glob("*/bin"), default=None)
-
-
-def run(*arguments: str | Path) -> None:
-    done = subprocess.run(
-        [*AS_OWNER, *map(str, arguments)], capture_output=True, text=True, cwd="/", check=False
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
 
 
 @pytest.fixture(scope="module")
-def url() -> Iterator[str]:
-    programs = server_programs()
-    if programs is None or not (programs / "initdb").exists():
-        pytest.skip("no PostgreSQL server is installed (neither on PATH nor in /usr/lib)")
-    # A socket's path may be 107 characters long, which pytest's own folders can exceed.
-    with tempfile.TemporaryDirectory(prefix="lw-pg-", ignore_cleanup_errors=True) as name:
-        folder = Path(name)
-        if AS_OWNER:
-            shutil.chown(folder, "postgres")
-        data = folder / "data"
-        run(programs / "initdb", "-D", data, "-U", "lorewright", "-A", "trust", "--no-sync")
-        options = f"-k {folder} -c listen_addresses='' -c fsync=off"
-        start = ("-D", data, "-o", options, "-l", folder / "log", "-w")
-        run(programs / "pg_ctl", *start, "start")
-        try:
-            yield f"postgresql+psycopg://lorewright@/postgres?host={folder}"
-        finally:
-            run(programs / "pg_ctl", "-D", data, "-m", "immediate", "stop")
+def url(postgresql: str) -> str:
+    return postgresql
 
 
 @pytest.fixture
@@ -215,9 +179,14 @@ def test_an_erased_fact_is_overwritten_there_and_no_old_row_is_left(
 
 
 def test_a_backup_is_restored_into_another_database(
-    engine: Engine, url: str, config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    engine: Engine,
+    url: str,
+    postgresql_programs: Path,
+    config: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setenv("PATH", f"{server_programs()}{os.pathsep}{os.environ['PATH']}")
+    monkeypatch.setenv("PATH", f"{postgresql_programs}{os.pathsep}{os.environ['PATH']}")
     settings = load_settings(config).model_copy(update={"database_url": url})
     base = Places(settings.state_dir).base
     base.mkdir(parents=True)
