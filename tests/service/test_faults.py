@@ -36,15 +36,12 @@ def test_hostile_requests_break_nothing_and_are_never_repeated() -> None:
 
 
 @pytest.mark.slow
-def test_a_refresh_killed_around_its_publication_publishes_once_and_a_planted_bug_is_found() -> (
-    None
-):
+def test_a_refresh_killed_after_its_publication_publishes_once_and_a_planted_bug_is_found() -> None:
     chosen = ("--only", "refresh", "--step", PUBLISH, "--every", "1")
-    code, found = run("benchmarks.faults", *chosen, "--action", "kill", "--action", "kill-after")
+    code, found = run("benchmarks.faults", *chosen, "--action", "kill-after")
     assert code == 0, found
-    for action in ("kill", "kill-after"):
-        fault = found[f"refresh {action}"]
-        assert (fault["trials"], fault["hits"], fault["violations"]) == (1, 1, 0)
+    fault = found["refresh kill-after"]
+    assert (fault["trials"], fault["hits"], fault["violations"]) == (1, 1, 0)
 
     code, found = run("benchmarks.faults", *chosen, "--action", "kill", "--plant")
     assert code == 0, "the head moved, its facts' outcomes did not, and the harness saw nothing"
@@ -53,6 +50,6 @@ def test_a_refresh_killed_around_its_publication_publishes_once_and_a_planted_bu
 
 @pytest.mark.slow
 def test_a_daemon_killed_at_random_loses_nothing_that_it_acknowledged() -> None:
-    code, found = run("benchmarks.faults", "--only", "daemon", "--kills", "4")
+    code, found = run("benchmarks.faults", "--only", "daemon", "--kills", "3")
     assert code == 0, found
-    assert (found["daemon"]["trials"], found["daemon"]["violations"]) == (4, 0)
+    assert (found["daemon"]["trials"], found["daemon"]["violations"]) == (3, 0)
