@@ -28,12 +28,15 @@ from sqlalchemy.exc import SQLAlchemyError
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
+from starlette.types import ASGIApp, Receive, Send
+from starlette.types import Scope as ASGIScope
 
 from service import auth, facts, history, operations, views
 from service.auth import Caller, Scope
 from service.db import check_at_head, reading, writing
 from service.disk import check_room
 from service.errors import (
+    BelowReserve,
     Conflict,
     DatabaseNotReady,
     Later,
@@ -43,7 +46,6 @@ from service.errors import (
     Overloaded,
     OverQuota,
     ServiceError,
-    StorageFull,
 )
 from service.facts import FactState
 from service.group_commit import ITEMS_A_TRANSACTION
@@ -82,7 +84,7 @@ STATUS_OF: dict[type[ServiceError], HTTPStatus] = {
     OverQuota: HTTPStatus.TOO_MANY_REQUESTS,
     Overloaded: HTTPStatus.SERVICE_UNAVAILABLE,
     DatabaseNotReady: HTTPStatus.SERVICE_UNAVAILABLE,
-    StorageFull: HTTPStatus.INSUFFICIENT_STORAGE,
+    BelowReserve: HTTPStatus.INSUFFICIENT_STORAGE,
 }
 
 
@@ -99,6 +101,29 @@ class Withdrawn(BaseModel):
     id: int
     state: FactState
     retracted_at: datetime | None
+
+
+class Bounded:
+    """Turns requests away that come while so many are being answered."""
+
+    def __init__(self, app: ASGIApp, limit: int) -> None:
+        self.app = app
+        self.limit = limit
+        self.count = 0
+
+    async def __call__(self, scope: ASGIScope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or scope["path"] == "/livez":  # alive, however busy
+            await self.app(scope, receive, send)
+            return
+        if self.count >= self.limit:
+            busy = f"{self.count} requests are being answered; send it again later."
+            await problem_response(HTTPStatus.SERVICE_UNAVAILABLE, busy)(scope, receive, send)
+            return
+        self.count += 1
+        try:
+            await self.app(scope, receive, send)
+        finally:
+            self.count -= 1
 
 
 class Problem(Exception):
@@ -126,7 +151,8 @@ def create_app(settings: Settings, engine: Engine, clock: Wakeable) -> FastAPI:
     intake = Intake(settings, engine, pepper)
     app = FastAPI(title="Lorewright", version="1", redoc_url=None)
     metrics = Metrics(settings, engine)
-    app.add_middleware(Counted, metrics=metrics)
+    app.add_middleware(Bounded, limit=settings.api.limit_concurrency)
+    app.add_middleware(Counted, metrics=metrics)  # the outermost: it counts what is turned away
     _answer_errors(app)
 
     def allow(scope: Scope) -> Callable[[Request], Awaitable[Caller]]:
@@ -143,7 +169,8 @@ def create_app(settings: Settings, engine: Engine, clock: Wakeable) -> FastAPI:
 
         return check
 
-    Ingest = Annotated[Caller, Depends(allow(Scope.INGEST))]
+    may_ingest = allow(Scope.INGEST)
+    Ingest = Annotated[Caller, Depends(may_ingest)]
     Admin = Annotated[Caller, Depends(allow(Scope.ADMIN))]
     reads = [Depends(allow(Scope.READ))]
     Id = Annotated[int, Path(ge=1, le=MAX_ID)]
@@ -158,8 +185,8 @@ def create_app(settings: Settings, engine: Engine, clock: Wakeable) -> FastAPI:
     )
     async def post_facts(request: Request, caller: Ingest) -> JSONResponse:
         """Store one fact or a list of facts, each with an outcome of its own."""
-        items = await _read_items(request, settings)
-        result = await intake.take(items, caller)
+        items, size = await _read_items(request, settings)
+        result = await intake.take(items, caller, size=size)
         if result.refused < len(result.items):
             return JSONResponse(result.model_dump(exclude_none=True))
         conflict = all(
@@ -184,6 +211,7 @@ def create_app(settings: Settings, engine: Engine, clock: Wakeable) -> FastAPI:
         result = StreamResult(lines=0, committed_through=0)
         try:
             async for lines in _read_lines(request, settings):
+                caller = await may_ingest(request)  # it may have been revoked, or have ended
                 await intake.take_lines(lines, caller, result)
         except ClientDisconnect:
             log.info("a stream broke off after line %s", result.committed_through)
@@ -391,7 +419,7 @@ def create_app(settings: Settings, engine: Engine, clock: Wakeable) -> FastAPI:
         check_at_head(engine)
         try:
             check_room(settings)
-        except StorageFull as error:
+        except BelowReserve as error:
             raise Problem(HTTPStatus.SERVICE_UNAVAILABLE, str(error)) from error
         with reading(engine) as session:
             return {"head": read_head(session).release_id}
@@ -412,7 +440,7 @@ def _body_of(model: type[BaseModel]) -> dict[str, Any]:
 
 async def _read_model(request: Request, settings: Settings, model: type[AskedFor]) -> AskedFor:
     """The one document of a request. Raises Problem that says what is wrong with it."""
-    parsed = await _read_json(request, settings)
+    parsed, _ = await _read_json(request, settings)
     try:
         return model.model_validate(parsed)
     except (ValidationError, RecursionError) as error:
@@ -425,12 +453,14 @@ async def _read_model(request: Request, settings: Settings, model: type[AskedFor
         ) from error
 
 
-async def _read_items(request: Request, settings: Settings) -> list[Any]:
-    """The request's items, parsed and not yet validated; a single object is a list of one.
+async def _read_items(request: Request, settings: Settings) -> tuple[list[Any], int]:
+    """The request's items, parsed and not yet validated, and its size in bytes.
+
+    A single object is a list of one.
 
     NaN and lone surrogates are let through here, so that only the item that holds them is refused.
     """
-    parsed = await _read_json(request, settings)
+    parsed, size = await _read_json(request, settings)
     items = parsed if isinstance(parsed, list) else [parsed]
     if not items:
         raise Problem(HTTPStatus.UNPROCESSABLE_ENTITY, "The list holds no fact.")
@@ -439,7 +469,7 @@ async def _read_items(request: Request, settings: Settings) -> list[Any]:
             TOO_LARGE,
             f"The list holds {len(items)} facts; send at most {settings.facts.max_items} at once.",
         )
-    return items
+    return items, size
 
 
 async def _read_lines(request: Request, settings: Settings) -> AsyncIterator[list[bytes]]:
@@ -447,6 +477,7 @@ async def _read_lines(request: Request, settings: Settings) -> AsyncIterator[lis
     _check_type(request, NDJSON)
     limit, rest = settings.api.max_body_bytes, b""
     lines: list[bytes] = []
+    waiting = 0  # bytes of them
     problem = None
     chunks = aiter(request.stream())
     while problem is None:
@@ -461,10 +492,12 @@ async def _read_lines(request: Request, settings: Settings) -> AsyncIterator[lis
             lines += [rest.strip()] if rest else []
             break
         *whole, rest = (rest + chunk).split(b"\n")
-        lines += [line.strip() for line in whole]
-        while len(lines) >= ITEMS_A_TRANSACTION:
-            yield lines[:ITEMS_A_TRANSACTION]
-            lines = lines[ITEMS_A_TRANSACTION:]
+        for line in whole:
+            lines.append(line.strip())
+            waiting += len(line)
+            if len(lines) == ITEMS_A_TRANSACTION or waiting > limit:
+                yield lines
+                lines, waiting = [], 0
         if len(rest) > limit:
             problem = Problem(TOO_LARGE, f"A line is over {limit} bytes.")
     if any(lines):
@@ -481,7 +514,7 @@ def _check_type(request: Request, wanted: str) -> None:
         raise Problem(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "Compressed bodies are not taken.")
 
 
-async def _read_json(request: Request, settings: Settings) -> Any:
+async def _read_json(request: Request, settings: Settings) -> tuple[Any, int]:
     _check_type(request, "application/json")
     body = await _read_body(request, settings)
     try:
@@ -489,7 +522,7 @@ async def _read_json(request: Request, settings: Settings) -> Any:
     except (ValueError, RecursionError) as error:
         where = f" (line {error.lineno})" if isinstance(error, json.JSONDecodeError) else ""
         raise Problem(HTTPStatus.BAD_REQUEST, f"The body is not JSON{where}.") from error
-    return parsed
+    return parsed, len(body)
 
 
 async def _read_body(request: Request, settings: Settings) -> bytes:
@@ -531,6 +564,9 @@ def _problem_of(error: Problem | ServiceError | SQLAlchemyError) -> Problem:
     """What is answered to an error that has a place here."""
     if isinstance(error, Problem):
         return error
+    if isinstance(error, NotAllowed):
+        status = HTTPStatus.FORBIDDEN if error.known else HTTPStatus.UNAUTHORIZED
+        return Problem(status, str(error))
     if isinstance(error, ServiceError):
         kinds = [kind for kind in STATUS_OF if isinstance(error, kind)]
         status = STATUS_OF[kinds[0]] if kinds else HTTPStatus.INTERNAL_SERVER_ERROR
@@ -550,11 +586,6 @@ def _answer_errors(app: FastAPI) -> None:
     @app.exception_handler(Problem)
     async def problem(_: Request, error: Problem) -> JSONResponse:
         return error.response
-
-    @app.exception_handler(NotAllowed)
-    async def not_allowed(_: Request, error: NotAllowed) -> JSONResponse:
-        status = HTTPStatus.FORBIDDEN if error.known else HTTPStatus.UNAUTHORIZED
-        return problem_response(status, str(error))
 
     @app.exception_handler(ServiceError)
     async def service_error(_: Request, error: ServiceError) -> JSONResponse:

@@ -30,6 +30,7 @@ from service.models import ApiKey
 
 PEPPER = "pepper"
 PREFIX = "lw"
+MAX_SOURCE = 100  #: characters; with the external id it must fit into PostgreSQL's index
 REMEMBERED_S = 1.0
 MOST_REMEMBERED = 1000  #: keys
 
@@ -101,6 +102,8 @@ def create_key(
     expires_at: datetime | None = None,
 ) -> str:
     """Make a key and return it; it cannot be shown again."""
+    if not source.strip() or len(source) > MAX_SOURCE:
+        raise Conflict(f"A source is a name of 1 to {MAX_SOURCE} characters.")
     if not scopes:
         raise Conflict("A key without a scope could do nothing; name at least one.")
     key_id, secret = secrets.token_hex(6), secrets.token_hex(32)
@@ -203,11 +206,12 @@ class KeyRing:
 
     def check(self, key: str, *, now: datetime) -> Caller:
         """Ask the database. Raises NotAllowed."""
+        asked_at = self._clock()
         with reading(self.engine) as session:
             caller = check_key(session, key, pepper=self.pepper, now=now)
         if len(self._good) >= MOST_REMEMBERED:
             self._good.clear()
-        self._good[_name_of(key)] = (self._clock() + REMEMBERED_S, caller)
+        self._good[_name_of(key)] = (asked_at + REMEMBERED_S, caller)
         return caller
 
 

@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 import threading
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -23,9 +24,8 @@ class Ended:
 class Child:
     """At most one command at a time."""
 
-    def __init__(self, config: Path, *, stop_within_s: float) -> None:
+    def __init__(self, config: Path) -> None:
         self.config = config
-        self.stop_within_s = stop_within_s
         self.process: subprocess.Popen[bytes] | None = None
         self.lock = threading.Lock()
         self.is_stopping = False
@@ -56,12 +56,12 @@ class Child:
             if self.process is not None and self.process.poll() is None:
                 self.process.terminate()
 
-    def see_it_end(self) -> None:
-        """Wait for what runs, and end it if it does not in time."""
+    def see_it_end(self, until: float) -> None:
+        """Wait for what runs, and end it if it does not by then, a monotonic time."""
         process = self.process
         if process is not None:
             try:
-                process.wait(timeout=self.stop_within_s)
+                process.wait(timeout=max(0.0, until - time.monotonic()))
             except subprocess.TimeoutExpired:
                 log.error("process %s did not end within its time and is killed", process.pid)
                 process.kill()

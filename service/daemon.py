@@ -22,6 +22,8 @@ from service.logs import event
 from service.scheduler import Clock
 from service.settings import ApiSettings, Settings
 
+CONNECTIONS_A_REQUEST = 4
+
 log = logging.getLogger(__name__)
 
 
@@ -51,7 +53,8 @@ def _serve(settings: Settings, engine: Engine, *, config: Path) -> None:
     server = uvicorn.Server(
         uvicorn.Config(
             create_app(settings, engine, clock),
-            limit_concurrency=settings.api.limit_concurrency,
+            # Connections, idle ones too; requests are bounded with an answer (service.api.Bounded).
+            limit_concurrency=CONNECTIONS_A_REQUEST * settings.api.limit_concurrency,
             timeout_graceful_shutdown=settings.api.drain_s,
             server_header=False,
             log_config=None,

@@ -8,9 +8,10 @@
     │   └── HeadMoved        somebody else moved the head in the meantime
     ├── LeaseHeld            another refresh is running
     ├── LeaseLost            this process no longer owns the lease; it may write nothing more
-    ├── OverQuota            this source sent more than it may; later
-    ├── Overloaded           more waits to be stored than there is room for; later
-    ├── StorageFull          the disk has no more room than its reserve
+    ├── Later                cannot be done now; the same will do in a while
+    │   ├── OverQuota        this source sent more than it may
+    │   └── Overloaded       more waits to be stored than there is room for
+    ├── BelowReserve         the disk has no more room than its reserve
     ├── Stopped              a signal asked this process to end
     ├── NotAllowed           the key is missing, unknown, expired, revoked or without the scope
     └── DemoFailed           a step of the demonstration failed
@@ -67,7 +68,7 @@ class Overloaded(Later):
     """More waits to be stored than there is room for."""
 
 
-class StorageFull(ServiceError):
+class BelowReserve(ServiceError):
     """The disk has no more room than its reserve."""
 
 

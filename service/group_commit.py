@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from sqlalchemy import Engine
-from sqlalchemy.exc import OperationalError, SQLAlchemyError
+from sqlalchemy.exc import OperationalError
 from starlette.concurrency import run_in_threadpool
 
 from service import facts
@@ -23,6 +23,8 @@ from service.facts import ItemOutcome
 from service.schemas import FactIn
 
 ITEMS_A_TRANSACTION = 500  #: more would keep a running refresh from writing for too long
+#: Classes of SQLSTATE: connection, transaction undone, no resources, not now, system error.
+FOR_ALL = frozenset({"08", "40", "53", "55", "57", "58"})
 RETRY_AFTER_S = 2  #: by then what waits now is stored
 
 Item = tuple[FactIn, str | None]  #: a fact, and why it must wait for an admin, where it must
@@ -84,16 +86,12 @@ class GroupCommit:
     async def _commit(self, group: list[_Waiting]) -> None:
         try:
             outcomes = await run_in_threadpool(self._write, group)
-        except OperationalError as error:  # locked, full or gone: it is so for all of them
-            _fail(group, error)
-        except SQLAlchemyError as error:
-            if len(group) == 1:
+        except Exception as error:
+            if len(group) == 1 or _is_for_all(error):
                 _fail(group, error)
-            else:  # a request that the database refuses must not fail its neighbours
+            else:  # a request that cannot be stored must not fail its neighbours
                 for waiting in group:
                     await self._commit([waiting])
-        except Exception as error:
-            _fail(group, error)
         else:
             for waiting, its_own in zip(group, outcomes, strict=True):
                 if not waiting.stored.done():
@@ -120,6 +118,14 @@ class GroupCommit:
                 for waiting in same:
                     outcomes[id(waiting)] = [next(together) for _ in waiting.items]
         return [outcomes[id(waiting)] for waiting in group]
+
+
+def _is_for_all(error: Exception) -> bool:
+    """Whether any request would meet it: the database is locked, full or gone."""
+    if not isinstance(error, OperationalError):
+        return False
+    state = getattr(error.orig, "sqlstate", None)  # of PostgreSQL, where it came so far as to say
+    return state is None or str(state)[:2] in FOR_ALL
 
 
 def _fail(group: Sequence[_Waiting], error: Exception) -> None:

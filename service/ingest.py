@@ -16,7 +16,7 @@ from service.quotas import Quotas
 from service.schemas import FactIn
 from service.settings import Settings
 
-FEW = 8  #: items
+SMALL_BYTES = 4096  #: of a request: checked where it was read, so that nobody else waits long
 MAX_PROBLEMS = 20  #: of one item; a body of unknown fields must not become a larger answer
 MAX_KEY_SHOWN = 60  #: characters of an unknown field's name in an answer
 MAX_POINTER_PARTS = 8  #: no field that we know lies deeper
@@ -73,19 +73,23 @@ class Intake:
         self.quotas = Quotas(settings.facts.per_minute_of_source)
         self.writer = GroupCommit(engine, pepper, max_waiting=settings.facts.max_waiting)
 
-    async def take(self, items: Sequence[Any], caller: Caller) -> IngestResult:
+    async def take(self, items: Sequence[Any], caller: Caller, *, size: int) -> IngestResult:
         """Validate every item by itself and store the good ones, durably before this returns.
 
         A long request takes several transactions. One that breaks off half-way can be sent again
-        as it is: what was stored before is a duplicate then. Raises OverQuota, Overloaded,
-        StorageFull, and what the database raises.
+        as it is: what was stored before is a duplicate then. `size` is the body's, in bytes.
+        Raises OverQuota, Overloaded, BelowReserve, and what the database raises.
         """
         self.quotas.take(caller.source, len(items))
         results: list[ItemResult] = []
-        for first in range(0, len(items), ITEMS_A_TRANSACTION):
-            part = items[first : first + ITEMS_A_TRANSACTION]
-            checked = await self._check(_check, part)
-            results += await self._store(list(enumerate(checked, first)), caller)
+        try:
+            for first in range(0, len(items), ITEMS_A_TRANSACTION):
+                part = items[first : first + ITEMS_A_TRANSACTION]
+                checked = await self._check(_check, part, size=size)
+                results += await self._store(list(enumerate(checked, first)), caller)
+        except BaseException:
+            self.quotas.give_back(caller.source, len(items) - len(results))
+            raise
         counts = [result.outcome for result in results]
         return IngestResult(
             stored=counts.count("stored"),
@@ -103,9 +107,13 @@ class Intake:
         """
         numbered = [(at, line) for at, line in enumerate(lines, result.lines + 1) if line]
         self.quotas.take(caller.source, len(numbered))
-        checked = await self._check(_check_line, [line for _, line in numbered])
-        numbers = [at for at, _ in numbered]
-        outcomes = await self._store(list(zip(numbers, checked, strict=True)), caller)
+        numbers, own = [at for at, _ in numbered], [line for _, line in numbered]
+        try:
+            checked = await self._check(_check_line, own, size=sum(map(len, own)))
+            outcomes = await self._store(list(zip(numbers, checked, strict=True)), caller)
+        except BaseException:
+            self.quotas.give_back(caller.source, len(numbered))
+            raise
         result.lines += len(lines)
         result.committed_through = result.lines
         for outcome in outcomes:
@@ -117,7 +125,7 @@ class Intake:
                     result.items.append(outcome)
 
     async def _check(
-        self, check: Callable[[Any, int], Checked], items: Sequence[Any]
+        self, check: Callable[[Any, int], Checked], items: Sequence[Any], *, size: int
     ) -> list[Checked]:
         limit = self.settings.facts.max_statement_bytes
 
@@ -125,7 +133,7 @@ class Intake:
             return [check(item, limit) for item in items]
 
         # To go to another thread and back takes as long as checking a few of them.
-        return check_all() if len(items) <= FEW else await run_in_threadpool(check_all)
+        return check_all() if size <= SMALL_BYTES else await run_in_threadpool(check_all)
 
     async def _store(
         self, checked: Sequence[tuple[int, Checked]], caller: Caller

@@ -107,7 +107,8 @@ class FactRow(Base):
     __tablename__ = "facts"
     __table_args__ = (
         UniqueConstraint("source", "external_id"),
-        Index("ix_facts_subject_relation", "subject", "relation"),
+        # Of names as long as they may be, two would not fit into a row of PostgreSQL's index.
+        Index("ix_facts_subject", "subject"),
     )
 
     id: Mapped[int] = mapped_column(primary_key=True, autoincrement=True)

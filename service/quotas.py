@@ -43,3 +43,9 @@ class Quotas:
                 retry_after_s=wait_s,
             )
         self._left[source] = (left - count, now)
+
+    def give_back(self, source: str, count: int) -> None:
+        """What was taken and could not be stored."""
+        if source in self._left:
+            left, since = self._left[source]
+            self._left[source] = (left + count, since)

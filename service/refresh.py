@@ -58,7 +58,7 @@ from service.batches import ClaimedBatch
 from service.collect import collect
 from service.current import follow_head
 from service.db import reading, writing
-from service.disk import check_room
+from service.disk import check_room, size_of_model
 from service.errors import Conflict, HeadMoved, LeaseHeld, LeaseLost, Stopped
 from service.examining import Examiner, askable_facts
 from service.leases import Hold
@@ -119,11 +119,10 @@ def run_refresh(
     A batch whose refresh was interrupted is claimed again as it was, and its training goes on
     after the last checkpoint.
 
-    Raises StorageFull where the disk has no room, LeaseHeld when another refresh runs, LeaseLost
-    when a successor took over, and whatever made it fail, after the refresh was ended with that
-    reason and its batch was freed.
+    Raises BelowReserve where the disk has no room for another model, LeaseHeld when another refresh
+    runs, LeaseLost when a successor took over, and whatever made it fail, after the refresh was
+    ended with that reason and its batch was freed.
     """
-    check_room(settings)
     with writing(engine) as session:
         lease_s = settings.schedule.lease_s
         hold = leases.acquire_refresh(session, now=_now(), lease_s=lease_s)
@@ -131,6 +130,7 @@ def run_refresh(
     for refresh_id in gone:
         log.warning("refresh %s was abandoned; its facts wait again", refresh_id)
     try:
+        check_room(settings, needed=size_of_model(settings))
         with writing(engine) as session:
             leases.renew(session, hold, now=_now(), lease_s=settings.schedule.lease_s)
             head = lineage.read_head(session)

@@ -7,6 +7,7 @@ is decided by the lease there, so a tick that was missed, doubled or late costs 
 import json
 import logging
 import threading
+import time
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -18,8 +19,8 @@ from service import batches, leases, operations
 from service.children import Child
 from service.current import follow_head
 from service.db import reading, writing
-from service.disk import check_room
-from service.errors import StorageFull
+from service.disk import check_room, size_of_model
+from service.errors import BelowReserve
 from service.logs import event
 from service.models import Operation
 from service.places import Places
@@ -38,9 +39,8 @@ class Clock:
     def __init__(self, settings: Settings, engine: Engine, *, config: Path) -> None:
         self.settings = settings
         self.engine = engine
-        stop_within_s = settings.schedule.stop_within_s
-        self.refresh = Child(config, stop_within_s=stop_within_s)
-        self.operation = Child(config, stop_within_s=stop_within_s)
+        self.refresh = Child(config)
+        self.operation = Child(config)
         self.ticking, self.operating, self.following = (threading.Lock() for _ in range(3))
         self.scheduler = BackgroundScheduler(
             timezone=UTC,
@@ -179,8 +179,8 @@ class Clock:
 
     def _has_room(self) -> bool:
         try:
-            check_room(self.settings)
-        except StorageFull as error:
+            check_room(self.settings, needed=size_of_model(self.settings))
+        except BelowReserve as error:
             log.error("a refresh is due and cannot begin: %s", error, extra=event("no_room"))
             return False
         return True
@@ -195,8 +195,9 @@ class Clock:
         children = (self.refresh, self.operation)
         for child in children:
             child.ask_to_end()
+        until = time.monotonic() + self.settings.schedule.stop_within_s
         for child in children:
-            child.see_it_end()
+            child.see_it_end(until)
         self.scheduler.shutdown(wait=True)
 
 

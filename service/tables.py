@@ -21,8 +21,8 @@ MAX_CELL = 72  #: characters; --json has the whole
 def table_of(rows: Sequence[Any], columns: Sequence[str], *, title: str) -> Table:
     """A list of views, or of whatever has these fields, as a table of them."""
     table = Table(title=title, title_justify="left")
-    for column in columns:
-        table.add_column(column.replace("_", " "))
+    for column in columns:  # an id is there to be typed: it is never cut off
+        table.add_column(column.replace("_", " "), no_wrap=column == "id")
     for row in rows:
         table.add_row(*(cell(getattr(row, column)) for column in columns))
     return table

@@ -78,7 +78,7 @@ def keys_rotate(
 
 @group.command("revoke")
 def keys_revoke(key: Annotated[str, typer.Argument(help="The key's id.")]) -> None:
-    """Make a key useless at once."""
+    """Make a key useless: at once, but for a daemon that used it in the last second."""
     with writing(context.engine()) as session:
         auth.revoke_key(session, key, by=context.by, now=datetime.now(UTC))
     out.print(f"Key {key} is revoked.")

@@ -1,5 +1,6 @@
 """The HTTP API: an outcome for every item, a key for every door, and a problem for every error."""
 
+import asyncio
 import json
 import re
 from collections.abc import Callable, Iterator
@@ -13,13 +14,15 @@ from sqlalchemy import Engine, text
 from starlette.testclient import TestClient
 
 from service import ingest
-from service.api import create_app
+from service.api import Bounded, create_app
 from service.auth import Scope
 from service.db import writing
+from service.errors import BelowReserve
 from service.schemas import MAX_ID
 from service.settings import Settings
 
 JSON = {"Content-Type": "application/json"}
+NDJSON = {"Content-Type": "application/x-ndjson"}
 Client = Callable[..., httpx2.Client]
 
 
@@ -297,9 +300,7 @@ def test_a_stream_over_its_quota_says_how_far_it_came(
 ) -> None:
     http = client_of(facts={"per_minute_of_source": 600})
     lines = b"\n".join(b'{"statement":"Fact %d."}' % at for at in range(1500))
-    answer = http.post(
-        "/v1/facts/bulk", content=lines, headers={"Content-Type": "application/x-ndjson"}
-    )
+    answer = http.post("/v1/facts/bulk", content=lines, headers=NDJSON)
     assert answer.status_code == 429
     assert (problem_of(answer)["committed_through"], answer.json()["stored"]) == (1000, 1000)
     assert int(answer.headers["retry-after"]) >= 30
@@ -318,6 +319,81 @@ def test_a_disk_without_its_reserve_takes_no_fact_and_still_answers(
     ready = http.get("/readyz")
     assert ready.status_code == 503
     assert "storage.reserve_bytes" in problem_of(ready)["detail"]
+
+
+def test_what_was_not_stored_does_not_count_for_the_quota(
+    client_of: Callable[..., httpx2.Client], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    http = client_of(facts={"per_minute_of_source": 2})
+    both = [{"statement": "One."}, {"statement": "Two."}]
+    lines = b'{"statement":"One."}\n{"statement":"Two."}'
+
+    def is_full(_: Settings) -> None:
+        raise BelowReserve("There is no room.")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ingest, "check_room", is_full)
+        assert http.post("/v1/facts", json=both).status_code == 507
+        assert http.post("/v1/facts/bulk", content=lines, headers=NDJSON).status_code == 507
+    assert http.post("/v1/facts", json=both).json()["stored"] == 2
+    assert http.post("/v1/facts", json=both).status_code == 429
+
+
+def test_a_large_body_is_checked_where_it_keeps_nobody_waiting(
+    client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    http = client()
+    seen: list[bool] = []
+    real = ingest._check
+
+    def check(item: Any, limit: int) -> Any:
+        try:
+            asyncio.get_running_loop()
+        except RuntimeError:
+            seen.append(False)
+        else:
+            seen.append(True)
+        return real(item, limit)
+
+    monkeypatch.setattr(ingest, "_check", check)
+    http.post("/v1/facts", json={"statement": "One."})
+    http.post("/v1/facts", json={"statement": "Two.", "nobody": "x" * 10_000})
+    assert seen == [True, False]
+
+
+def test_more_requests_than_may_run_are_told_when_to_come_again() -> None:
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await may_end.wait()
+        ended.append(scope["path"])
+
+    may_end, ended, said = asyncio.Event(), [], []
+    bounded = Bounded(app, limit=2)
+
+    async def send(message: Any) -> None:
+        said.append(message)
+
+    async def ask(path: str = "/v1/facts") -> None:
+        scope = {"type": "http", "path": path, "method": "GET", "headers": []}
+        await bounded(scope, None, send)  # type: ignore[arg-type]
+
+    async def story() -> None:
+        two = [asyncio.create_task(ask()) for _ in range(2)]
+        alive = asyncio.create_task(ask("/livez"))
+        await asyncio.sleep(0)
+        await ask()
+        assert ended == []
+        may_end.set()
+        await asyncio.gather(*two, alive)
+        await ask()
+
+    asyncio.run(story())
+    assert sorted(ended) == ["/livez", *["/v1/facts"] * 3]
+    start, body = said
+    assert start["status"] == 503
+    headers = dict(start["headers"])
+    assert headers[b"retry-after"]
+    assert headers[b"content-type"] == b"application/problem+json"
+    assert json.loads(body["body"])["detail"].startswith("2 requests are being answered")
 
 
 def test_requests_that_come_together_are_each_stored_and_told(

@@ -179,6 +179,14 @@ def test_a_key_without_a_scope_is_not_made(engine: Engine, make_key: Callable[..
         assert session.scalars(select(ApiKey)).all() == []
 
 
+@pytest.mark.parametrize("source", ["", "  ", "x" * (auth.MAX_SOURCE + 1)])
+def test_a_source_has_a_name_of_a_sensible_length(
+    make_key: Callable[..., str], source: str
+) -> None:
+    with pytest.raises(Conflict, match="A source is a name"):
+        make_key(Scope.READ, source=source)
+
+
 def test_the_pepper_is_private_and_made_once(tmp_path: Path) -> None:
     auth.make_pepper(tmp_path)
     pepper = auth.read_pepper(tmp_path)

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
 from typing import Any
 
 import httpx2
@@ -10,11 +11,11 @@ from sqlalchemy import Engine, func, select
 from sqlalchemy.exc import OperationalError
 from starlette.testclient import TestClient
 
-from service import facts, ingest
+from service import auth, facts, ingest
 from service.api import create_app
 from service.auth import Scope
 from service.db import reading
-from service.models import FactRow
+from service.models import ApiKey, FactRow
 from service.settings import Settings
 
 NDJSON = {"Content-Type": "application/x-ndjson"}
@@ -108,10 +109,43 @@ def test_where_it_breaks_off_it_says_what_is_stored_and_goes_on_from_there(
     assert answer.status_code == 503
     assert answer.headers["retry-after"]
     problem = answer.json()
-    assert (problem["committed_through"], problem["stored"]) == (1000, 1000)
-    assert count(engine) == 1000
-    again = send(*lines[problem["committed_through"] - 10 :]).json()
-    assert (again["stored"], again["duplicates"]) == (100, 10)
+    through = problem["committed_through"]
+    assert 0 < through == problem["stored"] == count(engine) < 1100
+    again = send(*lines[through - 10 :]).json()
+    assert (again["stored"], again["duplicates"]) == (1100 - through, 10)
+
+
+def test_a_key_that_was_revoked_meanwhile_stores_no_more(
+    send: Callable[..., httpx2.Response], engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(auth, "REMEMBERED_S", 0.0)
+    real = facts.insert_facts
+
+    def then_revoke(session: Any, *arguments: Any, **how: Any) -> Any:
+        for key in session.scalars(select(ApiKey).where(ApiKey.revoked_at.is_(None))):
+            key.revoked_at = datetime.now(UTC)
+        return real(session, *arguments, **how)
+
+    monkeypatch.setattr(facts, "insert_facts", then_revoke)
+    answer = send(*[line(at) for at in range(1, 1201)])
+    assert answer.status_code == 401
+    assert 0 < answer.json()["committed_through"] == count(engine) < 1200
+
+
+def test_long_lines_are_stored_before_many_of_them_wait(
+    send: Callable[..., httpx2.Response], engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As many as a body may have bytes, here 2000, and a chunk."""
+    real, sizes = facts.insert_facts, []
+
+    def measured(session: Any, items: Any, **how: Any) -> Any:
+        sizes.append(len(items))
+        return real(session, items, **how)
+
+    monkeypatch.setattr(facts, "insert_facts", measured)
+    send(*[line(at, tags=["x" * 400]) for at in range(100)])
+    assert count(engine) == sum(sizes) == 100
+    assert max(sizes) < 10
 
 
 def test_a_line_without_end_is_refused_and_what_came_before_is_stored(

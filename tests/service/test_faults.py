@@ -53,3 +53,4 @@ def test_a_daemon_killed_at_random_loses_nothing_that_it_acknowledged() -> None:
     code, found = run("benchmarks.faults", "--only", "daemon", "--kills", "3")
     assert code == 0, found
     assert (found["daemon"]["trials"], found["daemon"]["violations"]) == (3, 0)
+    assert found["daemon"]["hits"] > 0

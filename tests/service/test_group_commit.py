@@ -92,24 +92,40 @@ def test_the_same_fact_in_two_requests_of_a_group_is_one_row(
     assert statements(engine) == [("team", "One."), ("team", "Two.")]
 
 
-def test_a_request_that_the_database_refuses_fails_alone(
+class TooLarge(Exception):
+    """What PostgreSQL says of a row that does not fit: an operational error of that row alone."""
+
+    sqlstate = "54000"
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        DataError("INSERT", {}, Exception("cannot be stored")),
+        OperationalError("INSERT", {}, TooLarge()),
+        ValueError("a bug of ours"),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+def test_a_request_that_cannot_be_stored_fails_alone(
     writer: GroupCommit,
     caller: Callable[[str], Caller],
     engine: Engine,
     monkeypatch: pytest.MonkeyPatch,
+    error: Exception,
 ) -> None:
     team, real = caller("team"), facts.insert_facts
 
     def refuses_poison(session: Any, items: Any, **how: Any) -> Any:
         if any("poison" in fact.statement for fact, _ in items):
-            raise DataError("INSERT", {}, Exception("cannot be stored"))
+            raise error
         return real(session, items, **how)
 
     monkeypatch.setattr(facts, "insert_facts", refuses_poison)
     first, poison, last = all_of(
         *(writer.store([item(text)], team) for text in ("One.", "poison", "Two."))
     )
-    assert isinstance(poison, DataError)
+    assert poison is error
     assert [first[0].stored, last[0].stored] == [Stored.STORED, Stored.STORED]
     assert [statement for _, statement in statements(engine)] == ["One.", "Two."]
 

@@ -191,7 +191,7 @@ def test_a_stopped_daemon_asks_what_runs_to_end_and_leaves_the_rest_waiting(
         time.sleep(0.02)
     assert shown(engine, first).state is OperationState.RUNNING
     clock.operation.ask_to_end()
-    clock.operation.see_it_end()
+    clock.operation.see_it_end(time.monotonic() + 10)
     thread.join(timeout=10)
     view = shown(engine, first)
     assert (view.state, view.exit_code, view.error) == (OperationState.FAILED, 130, "stopped")

@@ -4,6 +4,7 @@ Skipped, with the reason shown, where the machine has no PostgreSQL server to st
 """
 
 import os
+import random
 import threading
 from collections.abc import Iterator
 from datetime import UTC, datetime
@@ -28,7 +29,7 @@ from service.errors import Conflict, HeadMoved
 from service.facts import FactState, Stored
 from service.models import ApiKey, Base, FactRow, HeadAction, MembershipOutcome, ProbeAnswer
 from service.places import Places
-from service.schemas import FactIn
+from service.schemas import MAX_NAME, FactIn
 from service.settings import load_settings
 from service.stopping import Stopping
 
@@ -109,6 +110,27 @@ def test_facts_are_stored_once_claimed_once_and_the_head_moves_once(engine: Engi
         move(session, head.seq, first)
     with pytest.raises(HeadMoved), writing(engine) as session:
         move(session, head.seq, first)
+
+
+def test_names_as_long_as_they_may_be_are_stored(empty_postgresql: str) -> None:
+    """They must fit into a row of every index, which holds 2704 bytes."""
+    upgrade(empty_postgresql)
+    engine = make_engine(empty_postgresql)
+    chance = random.Random(1)
+
+    def name() -> str:
+        return "".join(chr(chance.randrange(0x20000, 0x2A6D0)) for _ in range(MAX_NAME))
+
+    with writing(engine) as session:
+        source = "".join(chr(chance.randrange(0x20000, 0x2A6D0)) for _ in range(auth.MAX_SOURCE))
+        session.add(ApiKey(id="k", digest="", source=source, scopes=[], created_at=NOW))
+        session.flush()
+        record = FactIn(
+            external_id=name(), statement="x", subject=name(), relation=name(), object=name()
+        )
+        stored = facts.insert_fact(session, record, source=source, recorded_by="k", now=NOW)
+    assert stored.stored is Stored.STORED
+    engine.dispose()
 
 
 def move(session: Session, seq: int, release: int) -> None:

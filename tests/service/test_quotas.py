@@ -31,6 +31,15 @@ def test_a_minutes_facts_may_come_at_once_and_then_they_trickle() -> None:
         quotas.take("team", 1)
 
 
+def test_what_could_not_be_stored_is_given_back() -> None:
+    quotas = Quotas(10, clock=Moment())
+    quotas.take("team", 10)
+    quotas.give_back("team", 4)
+    quotas.take("team", 4)
+    with pytest.raises(OverQuota):
+        quotas.take("team", 1)
+
+
 def test_a_source_has_its_own() -> None:
     quotas = Quotas(1, clock=Moment())
     quotas.take("flood", 1)

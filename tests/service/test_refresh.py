@@ -25,7 +25,7 @@ from adapters.gate import BASE_BITS_SUITE, BASE_SUITE, NORM_SUITE
 from adapters.types import Suite
 from service import facts, lineage, pins, views
 from service.db import reading, writing
-from service.errors import Stopped
+from service.errors import BelowReserve, Stopped
 from service.facts import FactState
 from service.initialise import initialise, measure_base
 from service.models import (
@@ -227,6 +227,19 @@ def test_a_full_disk_ends_the_refresh_and_the_head_is_unharmed(
     assert world.state(fact) is FactState.PENDING
     monkeypatch.undo()
     assert world.refresh().outcome is RefreshOutcome.PROMOTED
+
+
+def test_without_room_for_another_model_no_refresh_begins(make_world: Callable[..., Any]) -> None:
+    world = make_world(storage={"reserve_bytes": 1 << 60})
+    (fact,) = world.push("Orlan Vess is the mayor of Tolmar.")
+    with pytest.raises(BelowReserve, match=r"\d+ are needed and \d+ are kept in reserve"):
+        world.refresh()
+    assert world.state(fact) is FactState.PENDING
+    with reading(world.engine) as session:
+        assert views.list_refreshes(session).items == []
+    storage = world.settings.storage.model_copy(update={"reserve_bytes": 0})
+    roomy = world._replace(settings=world.settings.model_copy(update={"storage": storage}))
+    assert roomy.refresh().outcome is RefreshOutcome.PROMOTED, "the lease was given back"
 
 
 def test_a_diverging_training_ends_with_its_step_and_the_facts_wait(

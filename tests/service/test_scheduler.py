@@ -4,6 +4,7 @@ The child is a real process; only what it runs is a few lines of shell instead o
 """
 
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
@@ -245,6 +246,27 @@ def test_a_refresh_that_does_not_end_within_its_time_is_killed(
     began = time.monotonic()
     clock.stop()
     assert 0.3 <= time.monotonic() - began < WITHIN_S
+
+
+def test_a_refresh_and_an_operation_share_the_time_to_end_in(
+    clock: Clock, settings: Settings, child: Child
+) -> None:
+    """What stops the daemon gives it `drain_s` and `stop_within_s`, once each."""
+    child.does(RUNS_ON)
+    schedule = settings.schedule.model_copy(update={"stop_within_s": 1.0})
+    clock.settings = settings.model_copy(update={"schedule": schedule})
+    running = []
+    for one in (clock.refresh, clock.operation):
+        with Path(f"{child.record}.log").open("ab") as log:
+            running.append(threading.Thread(target=lambda one=one: one.run("x", log_file=log)))
+            running[-1].start()
+            child.wait_for(len(running))
+    clock.scheduler.start()
+    began = time.monotonic()
+    clock.stop()
+    for thread in running:
+        thread.join()
+    assert 1.0 <= time.monotonic() - began < 1.9
 
 
 def test_a_stopped_clock_starts_nothing_more(
