@@ -36,6 +36,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
@@ -264,7 +265,7 @@ class Workshop:
                 # The daemon alone, or the whole machine: what it started dies with it, or does not.
                 is_whole = chance.random() < 0.5
                 kill = os.killpg if is_whole else os.kill
-                client.burst(while_=lambda: kill(process.pid, signal.SIGKILL))
+                client.burst(then=partial(kill, process.pid, signal.SIGKILL))
             violations = client.violations()
             if nth == count - 1:
                 violations += site.settle()
@@ -507,7 +508,7 @@ class Pushing:
                 else:
                     time.sleep(0.5)
 
-    def burst(self, while_: Callable[[], object]) -> None:
+    def burst(self, then: Callable[[], object]) -> None:
         """Many at once, none of them to be learned, until nobody answers any more."""
 
         def push() -> None:
@@ -519,7 +520,7 @@ class Pushing:
         for thread in threads:
             thread.start()
         time.sleep(0.3)
-        while_()
+        then()
         for thread in threads:
             thread.join()
 
