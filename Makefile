@@ -5,10 +5,13 @@
 #                                default torch is the CUDA build and you have no GPU:
 #                                make demo PIP_EXTRA="--extra-index-url <an index of CPU builds>"
 #   ARGS="--seed 7"              arguments for `lorewright demo`
+#   WORKERS=2                    processes that run the tests, with a thread and about 2 GB each
 
 PYTHON ?= python3
 PIP_EXTRA ?=
 ARGS ?=
+WORKERS ?= 2
+PYTEST = OMP_NUM_THREADS=1 $(BIN)/pytest -q -n $(WORKERS) --dist loadfile
 BIN := .venv/bin
 READY := .venv/.ready
 READY_EVAL := .venv/.ready-eval
@@ -16,7 +19,7 @@ READY_EVAL := .venv/.ready-eval
 .PHONY: help setup demo test format lint types contracts tests quick clean
 
 help:  ## show the targets
-	@sed -n '2,8p' Makefile
+	@sed -n '2,9p' Makefile
 	@grep -hE '^[a-z]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 12
 
 setup: $(READY)  ## make .venv and install everything into it
@@ -51,10 +54,10 @@ contracts: $(READY)  ## do imports run one way only?
 	$(BIN)/lint-imports
 
 tests: $(READY) $(READY_EVAL)
-	$(BIN)/pytest -q
+	$(PYTEST)
 
 quick: $(READY)  ## the tests without those that train the real base
-	$(BIN)/pytest -q -m "not slow"
+	$(PYTEST) -m "not slow"
 
 clean:  ## remove .venv, caches and ./state, its database and adapters included
 	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis state

@@ -21,13 +21,16 @@ from typing import Annotated, Any, Protocol, TypeVar
 from fastapi import Depends, FastAPI, Path, Query, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, PlainTextResponse, Response
+from fastapi.routing import APIRoute
 from prometheus_client import CONTENT_TYPE_LATEST
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, BeforeValidator, ValidationError
 from sqlalchemy import Engine
 from sqlalchemy.exc import SQLAlchemyError
 from starlette.concurrency import run_in_threadpool
+from starlette.convertors import StringConvertor, register_url_convertor
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
+from starlette.routing import Match
 from starlette.types import ASGIApp, Receive, Send
 from starlette.types import Scope as ASGIScope
 
@@ -60,23 +63,26 @@ from service.ingest import (
 )
 from service.lineage import read_head
 from service.metrics import Counted, Metrics
+from service.openapi import NDJSON, PROBLEM_JSON, Described, body_of, lines_of, problems
 from service.operations import Kind
-from service.schemas import MAX_ID, ErasureIn, FactIn, Name, ReasonIn, RollbackIn
+from service.schemas import (
+    MAX_ID,
+    ErasureIn,
+    FactIn,
+    Name,
+    ReasonIn,
+    RollbackIn,
+    as_written,
+)
 from service.settings import Settings
 
 log = logging.getLogger(__name__)
 AskedFor = TypeVar("AskedFor", bound=ReasonIn)
 
 TOO_LARGE = HTTPStatus(413)  # its name differs between Python versions
-NDJSON = "application/x-ndjson"
-LINES_BODY = {
-    "requestBody": {
-        "required": True,
-        "content": {NDJSON: {"schema": {"type": "string", "description": "A fact a line."}}},
-    }
-}
-PROBLEM_JSON = "application/problem+json"
 RETRY_AFTER_S = 5
+NOWHERE = "There is nothing at this path. An id in a path is a number."
+NO_ROOM = (HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.INSUFFICIENT_STORAGE)
 STATUS_OF: dict[type[ServiceError], HTTPStatus] = {
     NotFound: HTTPStatus.NOT_FOUND,
     Conflict: HTTPStatus.CONFLICT,
@@ -93,6 +99,15 @@ class Wakeable(Protocol):
 
     def wake(self) -> None: ...
     def wake_operations(self) -> None: ...
+
+
+class IdConvertor(StringConvertor):
+    """A path's part that is an id. Whatever else stands there names nothing."""
+
+    regex = "[0-9]{1,10}"
+
+
+register_url_convertor("id", IdConvertor())
 
 
 class Withdrawn(BaseModel):
@@ -149,7 +164,7 @@ def create_app(settings: Settings, engine: Engine, clock: Wakeable) -> FastAPI:
     pepper = auth.read_pepper(settings.state_dir)
     keys = auth.KeyRing(engine, pepper)
     intake = Intake(settings, engine, pepper)
-    app = FastAPI(title="Lorewright", version="1", redoc_url=None)
+    app = Described(title="Lorewright", version="1", redoc_url=None)
     metrics = Metrics(settings, engine)
     app.add_middleware(Bounded, limit=settings.api.limit_concurrency)
     app.add_middleware(Counted, metrics=metrics)  # the outermost: it counts what is turned away
@@ -177,11 +192,15 @@ def create_app(settings: Settings, engine: Engine, clock: Wakeable) -> FastAPI:
     Before = Annotated[int | None, Query(ge=1, le=MAX_ID)]
     Limit = Annotated[int, Query(ge=1, le=views.MAX_PAGE)]
     Source = Annotated[Name | None, Query()]
+    missing = problems(HTTPStatus.NOT_FOUND)
+    clash = problems(HTTPStatus.CONFLICT)
 
     @app.post(
         "/v1/facts",
-        responses={422: {"model": IngestResult}},
-        openapi_extra=_body_of(FactIn),
+        response_model=IngestResult,
+        responses=problems(HTTPStatus.CONFLICT, HTTPStatus.UNPROCESSABLE_ENTITY, also=IngestResult)
+        | problems(*NO_ROOM),
+        openapi_extra=body_of(FactIn, at_most=settings.facts.max_items),
     )
     async def post_facts(request: Request, caller: Ingest) -> JSONResponse:
         """Store one fact or a list of facts, each with an outcome of its own."""
@@ -201,7 +220,11 @@ def create_app(settings: Settings, engine: Engine, clock: Wakeable) -> FastAPI:
             **result.model_dump(exclude_none=True),
         )
 
-    @app.post("/v1/facts/bulk", openapi_extra=LINES_BODY)
+    @app.post(
+        "/v1/facts/bulk",
+        responses=problems(*NO_ROOM, HTTPStatus.SERVICE_UNAVAILABLE, also=StreamResult),
+        openapi_extra=lines_of(FactIn),
+    )
     async def post_bulk(request: Request, caller: Ingest) -> StreamResult:
         """Store a stream of facts, a JSON object a line, however long it is.
 
@@ -228,22 +251,22 @@ def create_app(settings: Settings, engine: Engine, clock: Wakeable) -> FastAPI:
         with reading(engine) as session:
             return views.list_facts(session, before=before, limit=limit, source=source)
 
-    @app.get("/v1/facts/{fact_id}", dependencies=reads)
+    @app.get("/v1/facts/{fact_id:id}", dependencies=reads)
     def get_fact(fact_id: Id) -> views.FactDetail:
         with reading(engine) as session:
             return views.show_fact(session, fact_id)
 
-    @app.get("/v1/facts/{fact_id}/holders", dependencies=reads)
+    @app.get("/v1/facts/{fact_id:id}/holders", dependencies=reads)
     def get_holders(fact_id: Id) -> list[history.Holder]:
         """The adapters that were trained on it or were shown it again, with their releases."""
         with reading(engine) as session:
             views.show_fact(session, fact_id)  # a 404 where there is none
             return history.holders_of(session, fact_id)
 
-    @app.get("/v1/held", dependencies=reads)
+    @app.get("/v1/held", dependencies=reads, responses=missing)
     def get_held(
         release: Annotated[int | None, Query(ge=1, le=MAX_ID)] = None,
-        at: datetime | None = None,
+        at: Annotated[datetime | None, BeforeValidator(as_written)] = None,
         before: Before = None,
         limit: Limit = 50,
     ) -> history.Held:
@@ -266,7 +289,7 @@ def create_app(settings: Settings, engine: Engine, clock: Wakeable) -> FastAPI:
         clock.wake()
         return {"detail": "The clock looks now; a refresh starts if one is due."}
 
-    @app.get("/v1/refreshes/{refresh_id}", dependencies=reads)
+    @app.get("/v1/refreshes/{refresh_id:id}", dependencies=reads)
     def get_refresh(refresh_id: Id) -> views.RefreshDetail:
         with reading(engine) as session:
             return views.show_refresh(session, refresh_id)
@@ -276,7 +299,7 @@ def create_app(settings: Settings, engine: Engine, clock: Wakeable) -> FastAPI:
         with reading(engine) as session:
             return views.list_adapters(session, before=before, limit=limit)
 
-    @app.get("/v1/adapters/{adapter_id}", dependencies=reads)
+    @app.get("/v1/adapters/{adapter_id:id}", dependencies=reads)
     def get_adapter(adapter_id: Id) -> views.AdapterDetail:
         with reading(engine) as session:
             return views.show_adapter(session, adapter_id)
@@ -286,12 +309,12 @@ def create_app(settings: Settings, engine: Engine, clock: Wakeable) -> FastAPI:
         with reading(engine) as session:
             return views.list_releases(session, before=before, limit=limit)
 
-    @app.get("/v1/releases/{release_id}", dependencies=reads)
+    @app.get("/v1/releases/{release_id:id}", dependencies=reads)
     def get_release(release_id: Id) -> views.ReleaseDetail:
         with reading(engine) as session:
             return views.show_release(session, release_id)
 
-    @app.get("/v1/releases/{release_id}/changes", dependencies=reads)
+    @app.get("/v1/releases/{release_id:id}/changes", dependencies=reads)
     def get_changes(
         release_id: Id, since: Annotated[int, Query(ge=1, le=MAX_ID)]
     ) -> history.Changes:
@@ -304,7 +327,7 @@ def create_app(settings: Settings, engine: Engine, clock: Wakeable) -> FastAPI:
         with reading(engine) as session:
             return views.list_erasures(session, before=before, limit=limit)
 
-    @app.get("/v1/erasures/{erasure_id}", dependencies=reads)
+    @app.get("/v1/erasures/{erasure_id:id}", dependencies=reads)
     def get_erasure(erasure_id: Id) -> views.ErasureView:
         """What went with some facts, by numbers and digests."""
         with reading(engine) as session:
@@ -350,17 +373,17 @@ def create_app(settings: Settings, engine: Engine, clock: Wakeable) -> FastAPI:
         "response_model": views.OperationDetail,
     }
 
-    @app.post("/v1/rollbacks", openapi_extra=_body_of(RollbackIn), **accepted)
+    @app.post("/v1/rollbacks", openapi_extra=body_of(RollbackIn), **accepted)
     async def post_rollback(request: Request, caller: Admin) -> JSONResponse:
         """Take an adapter out of the head, or point the head at an earlier release."""
         return await accept(Kind.ROLLBACK, request, caller, RollbackIn, lambda it: it.arguments)
 
-    @app.post("/v1/erasures", openapi_extra=_body_of(ErasureIn), **accepted)
+    @app.post("/v1/erasures", openapi_extra=body_of(ErasureIn), **accepted)
     async def post_erasure(request: Request, caller: Admin) -> JSONResponse:
         """Remove every trace of facts. It cannot be undone."""
         return await accept(Kind.ERASURE, request, caller, ErasureIn, lambda it: it.arguments)
 
-    @app.post("/v1/adapters/{adapter_id}/approval", openapi_extra=_body_of(ReasonIn), **accepted)
+    @app.post("/v1/adapters/{adapter_id:id}/approval", openapi_extra=body_of(ReasonIn), **accepted)
     async def post_approval(request: Request, adapter_id: Id, caller: Admin) -> JSONResponse:
         """Let in, on your word, an adapter of which the gate could not tell."""
         command = ["adapters", "promote", str(adapter_id)]
@@ -379,13 +402,13 @@ def create_app(settings: Settings, engine: Engine, clock: Wakeable) -> FastAPI:
         with reading(engine) as session:
             return views.list_operations(session, before=before, limit=limit)
 
-    @app.get("/v1/operations/{operation_id}", dependencies=reads)
+    @app.get("/v1/operations/{operation_id:id}", dependencies=reads)
     def get_operation(operation_id: Id) -> views.OperationDetail:
         """How far it is; what the command printed, once it ended."""
         with reading(engine) as session:
             return views.show_operation(session, operation_id)
 
-    @app.post("/v1/facts/{fact_id}/retraction")
+    @app.post("/v1/facts/{fact_id:id}/retraction", responses=clash)
     def post_retraction(fact_id: Id, caller: Ingest) -> Withdrawn:
         """Withdraw a fact of your own source. What an adapter learned of it stays."""
         with writing(engine) as session:
@@ -396,7 +419,7 @@ def create_app(settings: Settings, engine: Engine, clock: Wakeable) -> FastAPI:
             row = facts.retract(session, fact_id, by=_name_of(caller), now=datetime.now(UTC))
             return Withdrawn(id=row.id, state=FactState.RETRACTED, retracted_at=row.retracted_at)
 
-    @app.post("/v1/facts/{fact_id}/approval")
+    @app.post("/v1/facts/{fact_id:id}/approval", responses=clash)
     def post_fact_approval(fact_id: Id, caller: Admin) -> views.FactDetail:
         """Let a fact that is held be trained."""
         with writing(engine) as session:
@@ -430,12 +453,6 @@ def create_app(settings: Settings, engine: Engine, clock: Wakeable) -> FastAPI:
 def _name_of(caller: Caller) -> str:
     """Who is on record for what was asked for."""
     return f"{caller.source} (key {caller.key_id})"
-
-
-def _body_of(model: type[BaseModel]) -> dict[str, Any]:
-    """How a body that is read by hand, with limits, is described."""
-    schema = model.model_json_schema()
-    return {"requestBody": {"required": True, "content": {"application/json": {"schema": schema}}}}
 
 
 async def _read_model(request: Request, settings: Settings, model: type[AskedFor]) -> AskedFor:
@@ -580,6 +597,16 @@ def _problem_of(error: Problem | ServiceError | SQLAlchemyError) -> Problem:
     )
 
 
+def _methods_of(app: FastAPI, request: Request) -> list[str]:
+    """The methods that a path can be asked with."""
+    return sorted(
+        method
+        for route in app.routes
+        if isinstance(route, APIRoute) and route.matches(request.scope)[0] is not Match.NONE
+        for method in route.methods or ()
+    )
+
+
 def _answer_errors(app: FastAPI) -> None:
     """The one place that maps errors to HTTP."""
 
@@ -600,10 +627,13 @@ def _answer_errors(app: FastAPI) -> None:
         return problem_response(HTTPStatus.UNPROCESSABLE_ENTITY, f"Cannot be used: {places}.")
 
     @app.exception_handler(HTTPException)
-    async def http_error(_: Request, error: HTTPException) -> JSONResponse:
+    async def http_error(request: Request, error: HTTPException) -> JSONResponse:
         status = HTTPStatus(error.status_code)
-        response = problem_response(status, f"{status.phrase}.")
-        response.headers.update(error.headers or {})  # a 405 must say what is allowed
+        detail = NOWHERE if status is HTTPStatus.NOT_FOUND else f"{status.phrase}."
+        response = problem_response(status, detail)
+        response.headers.update(error.headers or {})
+        if status is HTTPStatus.METHOD_NOT_ALLOWED:  # what is allowed, of all routes of this path
+            response.headers["Allow"] = ", ".join(_methods_of(app, request))
         return response
 
     @app.exception_handler(SQLAlchemyError)

@@ -87,7 +87,7 @@ class Counted:
         try:
             await self.app(scope, receive, watch)
         finally:
-            route = getattr(scope.get("route"), "path", "none")
+            route = getattr(scope.get("route"), "path_format", "none")
             method = scope["method"] if scope["method"] in METHODS else "other"
             self.metrics.requests.labels(method, route, str(status[0])).inc()
             self.metrics.seconds.labels(method, route).observe(time.perf_counter() - began)

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import math
+import re
 import unicodedata
 from datetime import UTC, datetime
 from functools import cached_property
@@ -12,6 +13,7 @@ from pydantic import (
     AfterValidator,
     AwareDatetime,
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Field,
     JsonValue,
@@ -30,6 +32,7 @@ MAX_ID = (1 << 31) - 1  #: the largest id that PostgreSQL's INTEGER holds
 MAX_ERASED = 1000  #: facts at once
 MAX_DEPTH = 5  #: of the free-form qualifiers
 ALLOWED_CONTROLS = frozenset("\t\n")
+BEGINS_WITH_DATE = re.compile(r"\d{4}-\d\d-\d\d")
 
 
 def clean_text(text: str) -> str:
@@ -80,8 +83,21 @@ def in_utc(moment: datetime) -> datetime:
         raise ValueError("lies outside of the calendar in UTC") from error
 
 
-Moment = Annotated[AwareDatetime, AfterValidator(in_utc)]
-Text = Annotated[str, AfterValidator(clean_words)]
+def as_written(moment: Any) -> Any:
+    """A moment as ISO 8601 writes it, or one that was read.
+
+    Raises ValueError for numbers: whether they count seconds, or are a date, could only be guessed.
+    """
+    if isinstance(moment, datetime) or (isinstance(moment, str) and BEGINS_WITH_DATE.match(moment)):
+        return moment
+    raise ValueError("must be a moment such as 2026-12-31T23:59:59Z")
+
+
+Moment = Annotated[AwareDatetime, BeforeValidator(as_written), AfterValidator(in_utc)]
+#: What clean_words takes, for the API's description; it refuses with a sentence of its own.
+IN_WORDS = r"[^\x00-\x08\x0b-\x1f\x7f-\x9f]"
+WORDS = {"minLength": 1, "pattern": rf"^{IN_WORDS}*[^\s\x00-\x1f\x7f-\x9f]{IN_WORDS}*$"}
+Text = Annotated[str, AfterValidator(clean_words), Field(json_schema_extra=WORDS)]
 Name = Annotated[Text, Field(max_length=MAX_NAME)]
 FreeForm = Annotated[dict[str, JsonValue], AfterValidator(clean_json)]
 
@@ -206,13 +222,14 @@ class FactIn(Strict):
     qualifiers: FreeForm = Field(default_factory=dict)
     functional: bool = Field(
         default=False,
+        strict=True,
         description="The relation has one object for this subject: a newer functional fact of the "
         "same source, subject and relation replaces this one.",
     )
     valid_from: Moment | None = None
     valid_to: Moment | None = None
     provenance: Provenance = Provenance()
-    confidence: Annotated[float, Field(ge=0, le=1)] | None = None
+    confidence: Annotated[float, Field(strict=True, ge=0, le=1)] | None = None
     trust: Name | None = None
     tags: Annotated[list[Name], Field(max_length=MAX_TAGS)] = Field(default_factory=list)
     retention_until: Moment | None = None

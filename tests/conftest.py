@@ -20,6 +20,12 @@ TINY_TEMPLATE = (
 )
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files that train a real base come first: begun last, they would run alone at the end."""
+    long = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in long)
+
+
 def tiny_tokenizer(*more_special: str) -> Any:
     """A byte-level tokenizer of 400 tokens with a chat template.
 

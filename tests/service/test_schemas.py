@@ -81,6 +81,21 @@ def test_what_cannot_be_used_is_refused_at_its_field(field: str, value: Any) -> 
     assert [error["loc"][0] for error in caught.value.errors()] == [field]
 
 
+@pytest.mark.parametrize("moment", [0, 1.5, True, "0", "20261231", "1798675200", "next year"])
+def test_what_could_be_read_as_several_moments_is_none(moment: object) -> None:
+    """A number of 2026 would be a moment of 1970, and the fact would have expired unseen."""
+    with pytest.raises(ValidationError, match="must be a moment such as"):
+        parse(valid_to=moment)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"), [("functional", "off"), ("functional", 1), ("confidence", ".5")]
+)
+def test_nothing_is_taken_for_what_it_is_not(field: str, value: object) -> None:
+    with pytest.raises(ValidationError, match=field):
+        parse(**{"subject": "Ruritania", "relation": "capital", field: value})
+
+
 @pytest.mark.parametrize(
     "moment",
     [
