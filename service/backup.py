@@ -19,7 +19,7 @@ from adapters.errors import ArtefactError
 from adapters.store import appearing, read_manifest, verify, write_manifest
 from service import lineage
 from service.auth import PEPPER
-from service.db import make_engine, reading
+from service.db import opened, reading
 from service.errors import Conflict
 from service.fsck import check
 from service.models import Adapter, Erasure
@@ -109,15 +109,12 @@ def restore(settings: Settings, source: Path) -> Backup:
     for name in SECRETS:
         if (source / name).exists():
             shutil.copy2(source / name, settings.state_dir / name)
-    engine = make_engine(settings.url)
-    try:
+    with opened(settings.url) as engine:
         problems = check(settings, engine, fast=False, now=datetime.now(UTC)).problems
         if problems:
             raise Conflict(f"What was restored does not hold together: {' '.join(problems)}")
         with reading(engine) as session:
             head = lineage.read_head(session).release_id
-    finally:
-        engine.dispose()
     return Backup(
         folder=str(source),
         head_release=head,
@@ -144,8 +141,7 @@ def _copy_database(engine: Engine, folder: Path) -> None:
 
 
 def _restore_database(settings: Settings, source: Path) -> None:
-    engine = make_engine(settings.url)
-    try:
+    with opened(settings.url) as engine:
         if engine.url.get_backend_name() == "sqlite":
             file = Path(str(engine.url.database))
             if file.exists():
@@ -161,8 +157,6 @@ def _restore_database(settings: Settings, source: Path) -> None:
             raise Conflict(f"{source} is of SQLite, and database_url names PostgreSQL.")
         arguments = ["--no-owner", "--no-privileges", "--exit-on-error", "--single-transaction"]
         _run("pg_restore", engine.url, *arguments, str(source / POSTGRESQL))
-    finally:
-        engine.dispose()
 
 
 def _run(program: str, url: URL, *arguments: str) -> None:

@@ -43,6 +43,16 @@ def make_engine(url: str) -> Engine:
     return engine
 
 
+@contextmanager
+def opened(url: str) -> Iterator[Engine]:
+    """An engine for the block, without a connection left open after it."""
+    engine = make_engine(url)
+    try:
+        yield engine
+    finally:
+        engine.dispose()
+
+
 def sqlite_driver() -> ModuleType:
     """The newest SQLite at hand: pysqlite3 bundles one, the standard library has the system's."""
     try:

@@ -179,7 +179,7 @@ def insert_facts(
             fact_id = stored[key]
             held[key] = _Held(fact_id, fact.digest, reason, is_erased=False)
             if fact.functional:
-                _supersede_older(session, session.get_one(FactRow, fact_id))
+                _let_newest_stand(session, session.get_one(FactRow, fact_id))
             outcomes.append(_outcome(fact, held[key], Stored.STORED))
         else:
             outcomes.append(_seen_before(fact, held[key]))
@@ -284,30 +284,32 @@ def _outcome(fact: FactIn, held: _Held, stored: Stored) -> ItemOutcome:
     )
 
 
-def _supersede_older(session: Session, newer: FactRow) -> None:
-    """A functional fact replaces older ones of the same source, subject, relation and qualifiers.
+def _let_newest_stand(session: Session, row: FactRow) -> None:
+    """Of functional facts of one source, subject, relation and qualifiers the newest replaces all.
 
-    Only of its own source: what one team sends must not take back what another one said. And only
-    once it may be trained itself: a held fact replaces nothing before it is approved.
+    Only of one source: what one team sends must not take back what another one said. And only what
+    may be trained counts: a held fact replaces nothing, and nothing replaces it, before it is
+    approved.
     """
-    if not newer.functional or (newer.held_reason and not newer.approved_at):
+    if not row.functional or (row.held_reason and not row.approved_at):
         return
-    older = session.scalars(
+    same = session.scalars(
         select(FactRow).where(
-            FactRow.source == newer.source,
-            FactRow.subject == newer.subject,
-            FactRow.relation == newer.relation,
+            FactRow.source == row.source,
+            FactRow.subject == row.subject,
+            FactRow.relation == row.relation,
             FactRow.functional,
             FactRow.superseded_by.is_(None),
             FactRow.retracted_at.is_(None),
             ~is_held(),
-            FactRow.id < newer.id,
         )
     )
-    replaced = [row for row in older if canonical(row.qualifiers) == canonical(newer.qualifiers)]
-    before = select(FactRow).where(FactRow.superseded_by.in_([row.id for row in replaced]))
-    for row in (*session.scalars(before), *replaced):  # what they replaced is replaced by it, too
-        row.superseded_by = newer.id
+    rivals = [other for other in same if canonical(other.qualifiers) == canonical(row.qualifiers)]
+    newest = max(rivals, key=lambda rival: rival.id)
+    replaced = [rival for rival in rivals if rival is not newest]
+    before = select(FactRow).where(FactRow.superseded_by.in_([rival.id for rival in replaced]))
+    for other in (*session.scalars(before), *replaced):  # what they replaced is replaced by it, too
+        other.superseded_by = newest.id
 
 
 def _restore_older(session: Session, withdrawn: FactRow) -> None:
@@ -526,7 +528,7 @@ def approve(session: Session, fact_id: int, *, by: str, now: datetime) -> FactRo
         raise Conflict(f"Fact {fact_id} was retracted at {row.retracted_at.isoformat()}.")
     row.approved_at, row.approved_by = now, by
     audit.record(session, Act.FACT_APPROVED, by=by, about={"fact": fact_id}, now=now)
-    _supersede_older(session, row)
+    _let_newest_stand(session, row)
     return row
 
 

@@ -10,7 +10,7 @@ from adapters.store import MANIFEST, read_manifest
 from adapters.suites import read_prompts, read_suite
 from service import auth, lineage
 from service.current import follow_head
-from service.db import make_engine, upgrade, writing
+from service.db import opened, upgrade, writing
 from service.errors import Conflict
 from service.examining import Examiner, Report
 from service.places import Places
@@ -47,18 +47,19 @@ def initialise(settings: Settings) -> Initialised:
                 f"{settings.base.name!r}; give every base a state_dir of its own."
             )
         verify_base(folder, digest)
-    engine = make_engine(settings.url)
-    with writing(engine) as session:
-        release = lineage.make_first_release(
-            session, base_digest=digest, by=os.environ.get("USER", "init"), now=datetime.now(UTC)
-        )
-        recorded = lineage.recipe_of(session, release).base_digest
-    if recorded != digest:
-        raise Conflict(
-            f"The releases in the database stand on base {recorded[:12]}…, the base in {folder} "
-            f"is {digest[:12]}…; put that one back, or start with an empty state_dir."
-        )
-    follow_head(settings, engine)
+    with opened(settings.url) as engine:
+        now = datetime.now(UTC)
+        with writing(engine) as session:
+            release = lineage.make_first_release(
+                session, base_digest=digest, by=os.environ.get("USER", "init"), now=now
+            )
+            recorded = lineage.recipe_of(session, release).base_digest
+        if recorded != digest:
+            raise Conflict(
+                f"The releases in the database stand on base {recorded[:12]}…, the base in "
+                f"{folder} is {digest[:12]}…; put that one back, or start with an empty state_dir."
+            )
+        follow_head(settings, engine)
     return Initialised(
         base=settings.base.name,
         base_digest=digest,

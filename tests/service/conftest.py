@@ -357,13 +357,16 @@ def suite_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def make_world(tmp_path: Path, tiny_folder: Path, suite_file: Path) -> Callable[..., World]:
-    """Make a world; `make_world(gate={...})` changes its settings."""
+    """Make a world; `make_world(gate={...})` changes its settings, `name` is of its folder."""
 
-    def make(**sections: dict[str, Any]) -> World:
+    def make(
+        name: str = "state", *, database_url: str | None = None, **sections: dict[str, Any]
+    ) -> World:
         from service.initialise import initialise
 
         described = {
-            "state_dir": str(tmp_path / "state"),
+            "state_dir": str(tmp_path / name),
+            "database_url": database_url,
             "base": {"name": "tiny", "folder": str(tiny_folder)},
             "training": {"views_per_fact": 4, "rows_per_step": 6, **sections.get("training", {})},
             "gate": {**LENIENT, **sections.get("gate", {})},

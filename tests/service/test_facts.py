@@ -292,6 +292,25 @@ def test_a_held_fact_replaces_nothing_before_it_is_approved(
     assert (state(engine, old), state(engine, new)) == (FactState.SUPERSEDED, FactState.PENDING)
 
 
+def test_a_held_fact_that_is_approved_late_is_replaced_by_what_came_after_it(
+    engine: Engine, make_key: Callable[..., str], now: datetime
+) -> None:
+    key_id = make_key(Scope.INGEST).split("_")[1]
+    oldest = push(engine, key_id, now, "Streslau")
+    held = push(engine, key_id, now, "Joker", held_reason="its trust is low")
+    newest = push(engine, key_id, now, "Bregal")
+    with writing(engine) as session:
+        facts.approve(session, held, by="admin", now=now)
+    assert [state(engine, fact) for fact in (oldest, held, newest)] == [
+        FactState.SUPERSEDED, FactState.SUPERSEDED, FactState.PENDING,
+    ]  # fmt: skip
+    with writing(engine) as session:
+        facts.retract(session, newest, by="test", now=now)
+    assert [state(engine, fact) for fact in (oldest, held, newest)] == [
+        FactState.SUPERSEDED, FactState.PENDING, FactState.RETRACTED,
+    ]  # fmt: skip
+
+
 def test_what_a_withdrawn_fact_replaced_stands_again(
     engine: Engine, make_key: Callable[..., str], now: datetime
 ) -> None:
