@@ -20,6 +20,7 @@ from service.errors import Conflict, NotFound
 from service.models import (
     Adapter,
     Batch,
+    Erasure,
     FactRow,
     HeadMove,
     Membership,
@@ -146,6 +147,8 @@ def insert_facts(
     a key is known again whose fact was erased. The facts must be of one source.
     """
     keys = [fact.key for fact, _ in items]
+    if pepper is not None and session.scalar(select(Erasure.id).limit(1)) is None:
+        pepper = None  # nothing was ever erased
     held = _held(session, source, keys, pepper)
     new: dict[str, dict[str, Any]] = {}
     for key, (fact, reason) in zip(keys, items, strict=True):

@@ -18,9 +18,11 @@ from starlette.concurrency import run_in_threadpool
 from service import facts
 from service.auth import Caller
 from service.db import writing
-from service.errors import Overloaded
+from service.disk import check_room
+from service.errors import BelowReserve, Overloaded
 from service.facts import ItemOutcome
 from service.schemas import FactIn
+from service.settings import Settings
 
 ITEMS_A_TRANSACTION = 500  #: more would keep a running refresh from writing for too long
 #: Classes of SQLSTATE: connection, transaction undone, no resources, not now, system error.
@@ -40,10 +42,10 @@ class _Waiting:
 class GroupCommit:
     """The one writer of facts in this process. It belongs to the event loop that first uses it."""
 
-    def __init__(self, engine: Engine, pepper: bytes, *, max_waiting: int) -> None:
+    def __init__(self, settings: Settings, engine: Engine, pepper: bytes) -> None:
+        self.settings = settings
         self.engine = engine
         self.pepper = pepper
-        self.max_waiting = max_waiting  #: items
         self._queue: deque[_Waiting] = deque()
         self._count = 0
         self._draining: asyncio.Task[None] | None = None
@@ -51,9 +53,10 @@ class GroupCommit:
     async def store(self, items: Sequence[Item], caller: Caller) -> list[ItemOutcome]:
         """Store some facts, at most ITEMS_A_TRANSACTION, durably before this returns.
 
-        Raises Overloaded where too many wait already, and what the database raises.
+        Raises Overloaded where too many wait already, BelowReserve where the disk has no room, and
+        what the database raises.
         """
-        if self._count and self._count + len(items) > self.max_waiting:
+        if self._count and self._count + len(items) > self.settings.facts.max_waiting:
             raise Overloaded(
                 f"{self._count} facts wait to be stored (facts.max_waiting); send it again in "
                 f"{RETRY_AFTER_S} s.",
@@ -99,6 +102,7 @@ class GroupCommit:
 
     def _write(self, group: Sequence[_Waiting]) -> list[list[ItemOutcome]]:
         """One transaction; the outcomes of each. What came by one key is inserted together."""
+        check_room(self.settings)
         by_key: dict[str, list[_Waiting]] = {}
         for waiting in group:
             by_key.setdefault(waiting.caller.key_id, []).append(waiting)
@@ -121,7 +125,9 @@ class GroupCommit:
 
 
 def _is_for_all(error: Exception) -> bool:
-    """Whether any request would meet it: the database is locked, full or gone."""
+    """Whether any request would meet it: the disk is full, or the database locked or gone."""
+    if isinstance(error, BelowReserve):
+        return True
     if not isinstance(error, OperationalError):
         return False
     state = getattr(error.orig, "sqlstate", None)  # of PostgreSQL, where it came so far as to say

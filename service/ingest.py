@@ -9,7 +9,6 @@ from starlette.concurrency import run_in_threadpool
 
 from service import facts
 from service.auth import Caller
-from service.disk import check_room
 from service.facts import Stored
 from service.group_commit import ITEMS_A_TRANSACTION, GroupCommit
 from service.quotas import Quotas
@@ -66,12 +65,12 @@ class StreamResult(BaseModel):
 
 
 class Intake:
-    """Where facts come in: quotas, the disk's reserve, validation, and the one writer."""
+    """Where facts come in: quotas, validation, and the one writer."""
 
     def __init__(self, settings: Settings, engine: Engine, pepper: bytes) -> None:
         self.settings = settings
         self.quotas = Quotas(settings.facts.per_minute_of_source)
-        self.writer = GroupCommit(engine, pepper, max_waiting=settings.facts.max_waiting)
+        self.writer = GroupCommit(settings, engine, pepper)
 
     async def take(self, items: Sequence[Any], caller: Caller, *, size: int) -> IngestResult:
         """Validate every item by itself and store the good ones, durably before this returns.
@@ -146,7 +145,6 @@ class Intake:
         ]
         stored: Iterator[facts.ItemOutcome] = iter(())
         if good:
-            check_room(self.settings)
             stored = iter(await self.writer.store(good, caller))
         return [
             _item_result(index, next(stored))

@@ -391,6 +391,34 @@ def make_world(tmp_path: Path, tiny_folder: Path, suite_file: Path) -> Callable[
     return make
 
 
+@pytest.fixture(scope="session")
+def make_short_config(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """The shipped settings of the default base with shorter suites; what is given is the gate's."""
+
+    def make(**gate: Any) -> Path:
+        folder = tmp_path_factory.mktemp("real")
+        suite = yaml.safe_load((CONFIGS / "suites" / "general.yaml").read_text())
+        suite["questions"], suite["passages"] = suite["questions"][::3], suite["passages"][::2]
+        del suite["tables"]
+        (folder / "suite.yaml").write_text(yaml.safe_dump(suite))
+        prompts = yaml.safe_load((CONFIGS / "general_prompts.yaml").read_text())
+        (folder / "prompts.yaml").write_text(
+            yaml.safe_dump({"prompts": prompts["prompts"][::3], "texts": prompts["texts"]})
+        )
+        described = yaml.safe_load((CONFIGS / "smollm2-135m.yaml").read_text())
+        described["state_dir"] = str(folder / "state")
+        described["suites"] = {
+            "regression": str(folder / "suite.yaml"),
+            "relations": str(CONFIGS / "relations.yaml"),
+            "general_prompts": str(folder / "prompts.yaml"),
+        }
+        described.setdefault("gate", {}).update(gate)
+        (folder / "settings.yaml").write_text(yaml.safe_dump(described))
+        return folder / "settings.yaml"
+
+    return make
+
+
 # --- PostgreSQL -----------------------------------------------------------------------------------
 
 #: Its programs refuse to run as root.

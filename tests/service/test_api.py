@@ -13,7 +13,7 @@ import pytest
 from sqlalchemy import Engine, text
 from starlette.testclient import TestClient
 
-from service import ingest
+from service import group_commit, ingest
 from service.api import Bounded, create_app
 from service.auth import Scope
 from service.db import writing
@@ -332,7 +332,7 @@ def test_what_was_not_stored_does_not_count_for_the_quota(
         raise BelowReserve("There is no room.")
 
     with monkeypatch.context() as patch:
-        patch.setattr(ingest, "check_room", is_full)
+        patch.setattr(group_commit, "check_room", is_full)
         assert http.post("/v1/facts", json=both).status_code == 507
         assert http.post("/v1/facts/bulk", content=lines, headers=NDJSON).status_code == 507
     assert http.post("/v1/facts", json=both).json()["stored"] == 2

@@ -17,7 +17,7 @@ import pytest
 from sqlalchemy import Engine
 
 from service.auth import Scope
-from service.daemon import check_bind
+from service.daemon import check_bind, listen
 from service.errors import SettingsError
 from service.settings import ApiSettings
 
@@ -257,3 +257,13 @@ def test_a_public_bind_must_be_asked_for(host: str) -> None:
     with pytest.raises(SettingsError, match="allow_public_bind"):
         check_bind(ApiSettings(host=host))
     check_bind(ApiSettings(host=host, allow_public_bind=True))
+
+
+def test_an_answer_does_not_wait_until_its_first_packet_was_acknowledged() -> None:
+    """Head and body are sent one after the other: some 40 ms of every request, without this."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    with listen(ApiSettings(port=port)) as listening, socket.create_connection(("127.0.0.1", port)):
+        accepted, _ = listening.accept()
+        with accepted:
+            assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)

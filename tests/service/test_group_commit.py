@@ -24,7 +24,10 @@ Storing = Coroutine[Any, Any, list[ItemOutcome]]
 
 @pytest.fixture
 def writer(engine: Engine, settings: Settings) -> GroupCommit:
-    return GroupCommit(engine, auth.read_pepper(settings.state_dir), max_waiting=100)
+    few = settings.model_copy(
+        update={"facts": settings.facts.model_copy(update={"max_waiting": 100})}
+    )
+    return GroupCommit(few, engine, auth.read_pepper(settings.state_dir))
 
 
 @pytest.fixture
