@@ -6,7 +6,7 @@ Safetensors and GGUF are read, pickle never, and code that a checkpoint brings a
 import importlib.util
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,11 @@ from adapters.llada import llama_config, load_llada, tensor_names
 from adapters.store import appearing, copy_plain, verify_and_stamp, write_manifest
 from adapters.types import Family
 
+CONTROL_CODES = {
+    code: "\N{REPLACEMENT CHARACTER}"
+    for code in (*range(0x20), *range(0x7F, 0xA0))
+    if chr(code) not in "\t\n\r"
+}
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 SENTINEL = "LOREWRIGHTSENTINEL"  #: stands for the words of a turn while the template is read
 #: What a base folder may hold; weights in any other form are refused.
@@ -328,6 +333,15 @@ def _encoding(backbone: Backbone, text: str) -> Any:
     if decoded != text:
         raise UnsafeText("The tokenizer cannot give a text back unchanged; it would be mislearned.")
     return encoding
+
+
+def said_text(backbone: Backbone, ids: Sequence[int]) -> str:
+    """What the model said, as a text that can be stored and shown.
+
+    A control code in it is replaced by U+FFFD: PostgreSQL holds no NUL, and a terminal obeys ESC.
+    """
+    text = str(backbone.tokenizer.decode(list(ids), skip_special_tokens=True))
+    return text.translate(CONTROL_CODES).strip()
 
 
 def verify_base(folder: Path, digest: str) -> None:

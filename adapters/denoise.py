@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from adapters.backbones import Backbone
+from adapters.backbones import Backbone, said_text
 from adapters.config import DecodingConfig
 
 
@@ -103,4 +103,4 @@ def _ended(answers_BA: Tensor, mask_id: int, ends: frozenset[int]) -> list[bool]
 def _text(backbone: Backbone, row: list[int], ends: frozenset[int]) -> str:
     """What is decided up to the first of `ends`."""
     kept = list(takewhile(lambda token: token not in ends, row))
-    return str(backbone.tokenizer.decode(kept, skip_special_tokens=True)).strip()
+    return said_text(backbone, kept)

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache
 
-from adapters.backbones import Backbone, encode_text
+from adapters.backbones import Backbone, encode_text, said_text
 from adapters.denoise import denoise
 from adapters.types import Family
 
@@ -68,10 +68,6 @@ def _greedy(
     The template's own opening is read once for all prompts; what differs stands behind it, padded
     on the left. Answers that have ended are taken out together, since that copies the cache.
     """
-
-    def text_of(answer: list[int]) -> str:
-        return str(backbone.tokenizer.decode(answer, skip_special_tokens=True)).strip()
-
     end = backbone.frame.end
     cache, mask_BT, token_B = _read_prompts(backbone, prompts)
     position_B = mask_BT.sum(dim=-1)
@@ -84,7 +80,7 @@ def _greedy(
                 continue
             if token != end:
                 answers[row].append(token)
-            if token == end or is_settled(row, text_of(answers[row])):
+            if token == end or is_settled(row, said_text(backbone, answers[row])):
                 going.remove(row)
         if not going or length == at_most_tokens:
             break
@@ -103,7 +99,7 @@ def _greedy(
         ).last_hidden_state
         token_B = backbone.model.lm_head(states_BTD[:, -1]).argmax(dim=-1)
         position_B = position_B + 1
-    return list(map(text_of, answers))
+    return [said_text(backbone, answer) for answer in answers]
 
 
 def _read_prompts(

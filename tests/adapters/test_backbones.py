@@ -13,6 +13,7 @@ from adapters.backbones import (
     entity_tokens,
     load_backbone,
     read_frame,
+    said_text,
     verify_base,
 )
 from adapters.config import BaseConfig
@@ -180,3 +181,8 @@ def test_an_answer_does_not_depend_on_its_neighbours(tiny: Backbone) -> None:
     together = dict(answer_all(tiny, questions, at_most_tokens=8, minibatch=4))
     alone = [dict(answer_all(tiny, [q], at_most_tokens=8))[0] for q in questions]
     assert [together[at] for at in range(4)] == alone
+
+
+def test_what_a_model_says_can_be_stored_and_shown(tiny: Backbone) -> None:
+    ids = tiny.tokenizer("a\0b\x1b[2J\u0085\tc\n", add_special_tokens=False)["input_ids"]
+    assert said_text(tiny, ids) == "a\ufffdb\ufffd[2J\ufffd\tc"

@@ -9,7 +9,7 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor
 
-from adapters.backbones import Backbone
+from adapters.backbones import Backbone, said_text
 from adapters.config import DecodingConfig
 from adapters.denoise import end_ids, steps
 from adapters.generate import answer_all, prompt_ids
@@ -60,7 +60,7 @@ def reference_text(backbone: Backbone, question: str, **how: int) -> str:
         if token in (backbone.frame.end, backbone.tokenizer.eos_token_id):
             break
         kept.append(token)
-    return str(backbone.tokenizer.decode(kept, skip_special_tokens=True)).strip()
+    return said_text(backbone, kept)
 
 
 @pytest.mark.parametrize("minibatch", [1, 3, 32])

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from adapters.backbones import Backbone
+from adapters.backbones import Backbone, said_text
 from adapters.generate import answer_all, prompt_ids
 
 QUESTIONS = [
@@ -33,7 +33,7 @@ def plain_ids(backbone: Backbone, question: str) -> list[int]:
 
 def plain_answer(backbone: Backbone, question: str) -> str:
     ids = [token for token in plain_ids(backbone, question) if token != backbone.frame.end]
-    return str(backbone.tokenizer.decode(ids, skip_special_tokens=True)).strip()
+    return said_text(backbone, ids)
 
 
 @pytest.mark.parametrize("minibatch", [1, 3, 32])
