@@ -499,10 +499,10 @@ class Pushing:
     def push_until(self, moment: float) -> None:
         """A fact to be learned every half second, one after another."""
         self.answered_at = None
-        with self._http() as http:
+        with self.http() as http:
             while time.monotonic() < moment:
                 try:
-                    self._push(http)
+                    self.push(http)
                 except httpx2.TransportError:
                     time.sleep(0.1)  # it does not listen yet
                 else:
@@ -512,9 +512,9 @@ class Pushing:
         """Many at once, none of them to be learned, until nobody answers any more."""
 
         def push() -> None:
-            with self._http() as http, suppress(httpx2.TransportError):
+            with self.http() as http, suppress(httpx2.TransportError):
                 while True:
-                    self._push(http, trust="low")
+                    self.push(http, trust="low")
 
         threads = [threading.Thread(target=push) for _ in range(BURST)]
         for thread in threads:
@@ -524,7 +524,7 @@ class Pushing:
         for thread in threads:
             thread.join()
 
-    def _http(self) -> httpx2.Client:
+    def http(self) -> httpx2.Client:
         return httpx2.Client(
             base_url=f"http://127.0.0.1:{self.site.port}",
             headers={"Authorization": f"Bearer {(self.site.folder / 'key').read_text()}"},
@@ -532,7 +532,7 @@ class Pushing:
             verify=False,  # it speaks no TLS, and to load certificates takes long
         )
 
-    def _push(self, http: httpx2.Client, **more: str) -> None:
+    def push(self, http: httpx2.Client, **more: str) -> None:
         number = next(self.numbers)
         body = {"external_id": f"pushed {number}", "statement": f"Fact number {number}.", **more}
         answer = http.post("/v1/facts", json=body)
