@@ -15,10 +15,13 @@ is there once, in a state that it may have; nothing unfinished is left that `gc`
 nothing printed a traceback or hung. Each of them that does not is a violation. `daemon` is killed
 at random instead, `lorewright serve` with or without what it started, while facts come in over HTTP
 from several clients and some are learned: what was acknowledged must be there, and in the end all
-must have been tried. `hits` are the trials in which the fault came before the end, for `daemon`
-those in which it had acknowledged something. Recovery is from the fault to the end of the work,
-which is a whole training where it was lost early, and the start of Python in any case; of `daemon`
-it is from its start to the first fact that it acknowledged.
+must have been tried. `power` is the same on a disk whose power is cut (benchmarks/powercut.py),
+with `fsck` after each cut; where no such disk can be had it says why. `hits` are the trials in
+which the fault came before the end, for `daemon` and `power` those in which it had acknowledged
+something. Recovery is from the fault to the end of the work, which is a whole training where it was
+lost early, and the start of Python in any case; of `daemon` and `power` it is from the start of the
+daemon to the first fact that it acknowledged. The bug that is put in for `power` is a commit that
+does not wait for the disk (synchronous=NORMAL).
 """
 
 import itertools
@@ -48,6 +51,7 @@ from sqlalchemy import Engine, select
 from sqlalchemy.exc import SQLAlchemyError
 
 from benchmarks.measure import add_line, described_machine, read_lines
+from benchmarks.powercut import NoDisk, disk
 from benchmarks.trial import arguments
 from service import auth, facts, lineage
 from service.auth import Scope
@@ -64,8 +68,20 @@ from service.schemas import FactIn
 from service.settings import Settings, load_settings
 
 SMALL = Path("tests/bases/small-llada/settings.yaml")
+START = "from service.cli import main; main()"
+#: Before it: a bug on purpose, a daemon that acknowledges what has not reached the disk.
+HASTY = """
+from service import db
+
+def prepare(connection, record, real=db._prepare_sqlite):
+    real(connection, record)
+    connection.execute("PRAGMA synchronous=NORMAL")
+
+db._prepare_sqlite = prepare
+"""
 ACTIONS = ("kill", "kill-after", "error")
 DAEMON = "daemon"
+POWER = "power"
 FACTS = 4
 LEASE_S = 1.0
 WITHIN_S = 300.0
@@ -144,7 +160,8 @@ def main() -> None:
     parser.add_argument("--action", action="append", choices=ACTIONS, help="default: all")
     parser.add_argument("--steps", action="store_true", help="only say which steps there are")
     parser.add_argument("--kills", type=int, default=6, help="random ones, if not --long")
-    parser.add_argument("--only", action="append", choices=[*SCENARIOS, DAEMON])
+    parser.add_argument("--only", action="append", choices=[*SCENARIOS, DAEMON, POWER])
+    parser.add_argument("--cuts", type=int, default=3, help="of the power, if not --long")
     parser.add_argument("--runs", type=Path, help="where each trial is kept; none is made twice")
     parser.add_argument("--plant", action="store_true", help="put a bug in: it must be found")
     parser.set_defaults(config=SMALL)
@@ -163,7 +180,7 @@ def main() -> None:
             trials.append(trial)
             if options.runs:
                 add_line(options.runs, trial)
-            if trial["fault"] != DAEMON:
+            if trial["fault"] not in (DAEMON, POWER):
                 said = "; ".join(trial["violations"]) or "holds"
                 print(f"{trial['key']}: {said}, {trial['recovery_s']:.1f} s", flush=True)
     found = summed_up(trials)
@@ -175,7 +192,7 @@ def main() -> None:
 def tried(workshop: "Workshop", options: Any, done: set[str]) -> Iterator[dict[str, Any]]:
     """The trials that were not made yet, one after another."""
     for name in options.only or SCENARIOS:
-        if name == DAEMON:
+        if name in (DAEMON, POWER):
             continue
         steps = workshop.steps_of(name)
         chosen = [at for at in telling(steps) if options.step in steps[at - 1]]
@@ -189,6 +206,13 @@ def tried(workshop: "Workshop", options: Any, done: set[str]) -> Iterator[dict[s
         count = 200 if options.long else options.kills
         if f"{DAEMON} {count} of {count}" not in done:
             yield from workshop.killed_daemon(count)
+    if POWER in (options.only or [POWER]):
+        count = 40 if options.long else options.cuts
+        if f"{POWER} {count} of {count}" not in done:
+            try:
+                yield from workshop.cut_off(count)
+            except (NoDisk, OSError) as error:
+                print(f"{POWER}: not tried: {error}", file=sys.stderr, flush=True)
 
 
 def telling(steps: Sequence[str]) -> list[int]:
@@ -284,6 +308,52 @@ class Workshop:
         if not client.acknowledged:
             trials[-1]["violations"].append("no fact was ever acknowledged")
         site.remove()
+        return trials
+
+    def cut_off(self, count: int) -> list[dict[str, Any]]:
+        """One state directory on a disk whose power is cut again and again, at random moments."""
+        chance = random.Random(1)
+        trials = []
+        with disk(self.folder) as its_disk:
+            made, folder = self.copy_of("waiting"), its_disk.at / "site"
+            shutil.copytree(made.folder, folder, symlinks=True)
+            os.sync()  # it was there before
+            site = Site(folder, self.config)
+            client = Pushing(site)
+
+            def cut(process: "subprocess.Popen[bytes]") -> None:
+                its_disk.cut()
+                time.sleep(0.2)  # it goes on without its disk; what it acknowledges now is a lie
+                os.killpg(process.pid, signal.SIGKILL)
+
+            for nth in range(count):
+                began = time.monotonic()
+                with site.serving(hasty=bool(self.planted)) as process:
+                    client.push_until(began + chance.uniform(2.0, 10.0))
+                    client.burst(then=partial(cut, process))
+                site.engine.dispose()
+                its_disk.unmount()
+                its_disk.mount()
+                found = check(site.settings, site.engine, fast=False, now=datetime.now(UTC))
+                violations = [*client.violations(), *found.problems]
+                if nth == count - 1:
+                    violations += site.settle()
+                site.engine.dispose()
+                answered = client.answered_at
+                trials.append(
+                    {
+                        "key": f"{POWER} {nth + 1} of {count}",
+                        "fault": POWER,
+                        "step": "the whole machine",
+                        "is_hit": answered is not None,
+                        "violations": violations,
+                        "recovery_s": None if answered is None else answered - began,
+                    }
+                )
+                said = "; ".join(violations) or "holds"
+                print(f"{POWER} {nth + 1} of {count}: {said}", flush=True)
+            if not client.acknowledged:
+                trials[-1]["violations"].append("no fact was ever acknowledged")
         return trials
 
     def copy_of(self, name: str) -> "Site":
@@ -447,13 +517,16 @@ class Site:
         return [f"left behind: {', '.join(left)}"] if left else []
 
     @contextmanager
-    def serving(self) -> Iterator["subprocess.Popen[bytes]"]:
-        """The daemon, in a process group of its own with what it starts."""
+    def serving(self, *, hasty: bool = False) -> Iterator["subprocess.Popen[bytes]"]:
+        """The daemon, in a process group of its own with what it starts; see HASTY."""
         with socket.create_server(("127.0.0.1", 0)) as free:
             self.port = free.getsockname()[1]
         log = (self.folder / "serve.log").open("ab")
         process = subprocess.Popen(
-            [sys.executable, "-m", "service.cli", "--config", str(self.config), "serve"],
+            [
+                *(sys.executable, "-c", f"{HASTY if hasty else ''}{START}"),
+                *("--config", str(self.config), "serve"),
+            ],
             env={**self.environment, "LOREWRIGHT_API__PORT": str(self.port)},
             stdout=log,
             stderr=log,
