@@ -320,10 +320,15 @@ class Workshop:
             os.sync()  # it was there before
             site = Site(folder, self.config)
             client = Pushing(site)
+            off_at = 0.0
 
             def cut(process: "subprocess.Popen[bytes]") -> None:
+                # What was on its way to the disk in that moment may be called written by the kernel
+                # and be gone all the same: a machine without power could tell nobody.
+                nonlocal off_at
+                off_at = time.monotonic()
                 its_disk.cut()
-                time.sleep(0.2)  # it goes on without its disk; what it acknowledges now is a lie
+                time.sleep(0.2)  # it goes on without its disk
                 os.killpg(process.pid, signal.SIGKILL)
 
             for nth in range(count):
@@ -331,6 +336,7 @@ class Workshop:
                 with site.serving(hasty=bool(self.planted)) as process:
                     client.push_until(began + chance.uniform(2.0, 10.0))
                     client.burst(then=partial(cut, process))
+                client.forget_since(off_at)
                 site.engine.dispose()
                 its_disk.unmount()
                 its_disk.mount()
@@ -566,6 +572,7 @@ class Pushing:
     def __init__(self, site: Site) -> None:
         self.site = site
         self.acknowledged: dict[str, int] = {}
+        self.heard_at: dict[str, float] = {}  #: of each, when its answer was read
         self.numbers = itertools.count()
         self.answered_at: float | None = None  #: the first acknowledgement since the last start
 
@@ -612,7 +619,13 @@ class Pushing:
         if answer.status_code == 200:
             (item,) = answer.json()["items"]
             self.acknowledged[body["external_id"]] = item["id"]
+            self.heard_at[body["external_id"]] = time.monotonic()
             self.answered_at = self.answered_at or time.monotonic()
+
+    def forget_since(self, moment: float) -> None:
+        """What was heard after that from a machine without power, which says nothing."""
+        for key in [key for key, heard_at in self.heard_at.items() if heard_at > moment]:
+            del self.heard_at[key], self.acknowledged[key]
 
     def violations(self) -> list[str]:
         """What was acknowledged and is not there, or is there as another one."""
