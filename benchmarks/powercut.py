@@ -71,7 +71,7 @@ def disk(folder: Path) -> Iterator[Disk]:
     try:
         yield made
     finally:
-        made.unmount()
+        _run("umount", "--lazy", str(at))  # whoever was cut short may still be there
 
 
 def _run(*command: str) -> None:
