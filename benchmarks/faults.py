@@ -35,8 +35,9 @@ import subprocess
 import sys
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -51,7 +52,7 @@ from sqlalchemy import Engine, select
 from sqlalchemy.exc import SQLAlchemyError
 
 from benchmarks.measure import add_line, described_machine, read_lines
-from benchmarks.powercut import NoDisk, disk
+from benchmarks.powercut import Disk, NoDisk, disk
 from benchmarks.trial import arguments
 from service import auth, facts, lineage
 from service.auth import Scope
@@ -209,10 +210,13 @@ def tried(workshop: "Workshop", options: Any, done: set[str]) -> Iterator[dict[s
     if POWER in (options.only or [POWER]):
         count = 40 if options.long else options.cuts
         if f"{POWER} {count} of {count}" not in done:
-            try:
-                yield from workshop.cut_off(count)
-            except (NoDisk, OSError) as error:
-                print(f"{POWER}: not tried: {error}", file=sys.stderr, flush=True)
+            with ExitStack() as stack:
+                try:
+                    its_disk = stack.enter_context(disk(workshop.folder))
+                except (NoDisk, OSError) as error:
+                    print(f"{POWER}: not tried: {error}", file=sys.stderr, flush=True)
+                    return
+                yield from workshop.cut_off(its_disk, count)
 
 
 def telling(steps: Sequence[str]) -> list[int]:
@@ -310,57 +314,51 @@ class Workshop:
         site.remove()
         return trials
 
-    def cut_off(self, count: int) -> list[dict[str, Any]]:
+    def cut_off(self, its_disk: Disk, count: int) -> Iterator[dict[str, Any]]:
         """One state directory on a disk whose power is cut again and again, at random moments."""
         chance = random.Random(1)
-        trials = []
-        with disk(self.folder) as its_disk:
-            made, folder = self.copy_of("waiting"), its_disk.at / "site"
-            shutil.copytree(made.folder, folder, symlinks=True)
-            os.sync()  # it was there before
-            site = Site(folder, self.config)
-            client = Pushing(site)
-            off_at = 0.0
+        folder = its_disk.at / "site"
+        shutil.copytree(self.copy_of("waiting").folder, folder, symlinks=True)
+        os.sync()  # it was there before
+        site = Site(folder, self.config)
+        client = Pushing(site)
+        off_at = 0.0
 
-            def cut(process: "subprocess.Popen[bytes]") -> None:
-                # What was on its way to the disk in that moment may be called written by the kernel
-                # and be gone all the same: a machine without power could tell nobody.
-                nonlocal off_at
-                off_at = time.monotonic()
-                its_disk.cut()
-                time.sleep(0.2)  # it goes on without its disk
-                os.killpg(process.pid, signal.SIGKILL)
+        def cut(process: "subprocess.Popen[bytes]") -> None:
+            # What was on its way to the disk in that moment may be called written by the kernel and
+            # be gone all the same: a machine without power could tell nobody.
+            nonlocal off_at
+            off_at = time.monotonic()
+            its_disk.cut()
+            time.sleep(0.2)  # it goes on without its disk
+            os.killpg(process.pid, signal.SIGKILL)
 
-            for nth in range(count):
-                began = time.monotonic()
-                with site.serving(hasty=bool(self.planted)) as process:
-                    client.push_until(began + chance.uniform(2.0, 10.0))
-                    client.burst(then=partial(cut, process))
-                client.forget_since(off_at)
-                site.engine.dispose()
-                its_disk.unmount()
-                its_disk.mount()
-                found = check(site.settings, site.engine, fast=False, now=datetime.now(UTC))
-                violations = [*client.violations(), *found.problems]
-                if nth == count - 1:
-                    violations += site.settle()
-                site.engine.dispose()
-                answered = client.answered_at
-                trials.append(
-                    {
-                        "key": f"{POWER} {nth + 1} of {count}",
-                        "fault": POWER,
-                        "step": "the whole machine",
-                        "is_hit": answered is not None,
-                        "violations": violations,
-                        "recovery_s": None if answered is None else answered - began,
-                    }
-                )
-                said = "; ".join(violations) or "holds"
-                print(f"{POWER} {nth + 1} of {count}: {said}", flush=True)
-            if not client.acknowledged:
-                trials[-1]["violations"].append("no fact was ever acknowledged")
-        return trials
+        for nth in range(count):
+            began = time.monotonic()
+            with site.serving(hasty=bool(self.planted)) as process:
+                client.push_until(began + chance.uniform(2.0, 10.0), but_once_within_s=WITHIN_S)
+                client.burst(then=partial(cut, process))
+            client.forget_since(off_at)
+            site.engine.dispose()
+            its_disk.unmount()
+            its_disk.mount()
+            found = check(site.settings, site.engine, fast=False, now=datetime.now(UTC))
+            violations = [*client.violations(), *found.problems]
+            answered = client.answered_at
+            if answered is None:
+                violations.append(f"nothing was acknowledged within {WITHIN_S:g} s")
+            if nth == count - 1:
+                violations += site.settle()
+            site.engine.dispose()
+            print(f"{POWER} {nth + 1} of {count}: {'; '.join(violations) or 'holds'}", flush=True)
+            yield {
+                "key": f"{POWER} {nth + 1} of {count}",
+                "fault": POWER,
+                "step": "the whole machine",
+                "is_hit": answered is not None,
+                "violations": violations,
+                "recovery_s": None if answered is None else answered - began,
+            }
 
     def copy_of(self, name: str) -> "Site":
         """A new copy of the state directory of that name, which is made first if need be."""
@@ -573,14 +571,16 @@ class Pushing:
         self.site = site
         self.acknowledged: dict[str, int] = {}
         self.heard_at: dict[str, float] = {}  #: of each, when its answer was read
+        self.refused: Counter[int] = Counter()  #: by status
         self.numbers = itertools.count()
         self.answered_at: float | None = None  #: the first acknowledgement since the last start
 
-    def push_until(self, moment: float) -> None:
-        """A fact to be learned every half second, one after another."""
+    def push_until(self, moment: float, *, but_once_within_s: float = 0.0) -> None:
+        """A fact to be learned every half second; longer where none was acknowledged by then."""
         self.answered_at = None
+        latest = time.monotonic() + but_once_within_s
         with self.http() as http:
-            while time.monotonic() < moment:
+            while (now := time.monotonic()) < moment or (self.answered_at is None and now < latest):
                 try:
                     self.push(http)
                 except httpx2.TransportError:
@@ -612,7 +612,8 @@ class Pushing:
             verify=False,  # it speaks no TLS, and to load certificates takes long
         )
 
-    def push(self, http: httpx2.Client, **more: str) -> None:
+    def push(self, http: httpx2.Client, **more: str) -> bool:
+        """Send a fact; whether it was acknowledged."""
         number = next(self.numbers)
         body = {"external_id": f"pushed {number}", "statement": f"Fact number {number}.", **more}
         answer = http.post("/v1/facts", json=body)
@@ -621,6 +622,9 @@ class Pushing:
             self.acknowledged[body["external_id"]] = item["id"]
             self.heard_at[body["external_id"]] = time.monotonic()
             self.answered_at = self.answered_at or time.monotonic()
+        else:
+            self.refused[answer.status_code] += 1
+        return answer.status_code == 200
 
     def forget_since(self, moment: float) -> None:
         """What was heard after that from a machine without power, which says nothing."""

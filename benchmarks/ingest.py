@@ -1,5 +1,6 @@
 """Facts over HTTP: stored together against each by itself, and a stream beside the raw driver.
 
+    pip install -c constraints.txt -e '.[bench]'
     python -m benchmarks.ingest --json
     python -m benchmarks.ingest --postgresql postgresql+psycopg://me@/an_empty_database --json
     python -m benchmarks.ingest --rounds 1 --stream 1000000     # is its memory flat?

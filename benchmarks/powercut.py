@@ -71,7 +71,8 @@ def disk(folder: Path) -> Iterator[Disk]:
     try:
         yield made
     finally:
-        _run("umount", "--lazy", str(at))  # whoever was cut short may still be there
+        # Whoever was cut short may still be there, and what went wrong before is what is said.
+        subprocess.run(["umount", "--lazy", str(at)], capture_output=True, check=False)
 
 
 def _run(*command: str) -> None:

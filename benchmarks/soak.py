@@ -11,7 +11,8 @@ bytes of the write-ahead log, and how long requests take. Each is given as its m
 and in the last quarter of that time, and as the slope of Theil and Sen an hour with its 95 %
 interval (scipy.stats.theilslopes): where the interval holds 0, no growth was seen. At the end the
 clock learns what waits, and `violations` says what does not hold then, as in benchmarks.faults:
-what `fsck` finds, facts that were acknowledged and are not there, and facts that nobody tried.
+what `fsck` finds, facts that were acknowledged and are not there, facts that nobody tried; and any
+request that was answered, but not with a 200.
 """
 
 import json
@@ -92,14 +93,19 @@ class Soak:
                         thread.start()  # only now it is known where to send
                 time.sleep(max(0.0, began + moment - time.monotonic()))
                 os.killpg(process.pid, signal.SIGKILL)
+        before = len(self.client.acknowledged)
         with self.site.serving() as process:
             self._watch(psutil.Process(process.pid), until=began + whole_s)
+            died = sum(not thread.is_alive() for thread in threads)
             self.is_over.set()
             process.terminate()
             process.wait()
         for thread in threads:
             thread.join()
         violations = self.client.violations() + self.site.settle()
+        violations += [f"{count} answers of {code}" for code, count in self.client.refused.items()]
+        if died or len(self.client.acknowledged) == before:
+            violations.append(f"{died} clients died, or nothing was acknowledged after the kills")
         return {
             "minutes": self.options.minutes,
             "kills": self.options.kills,
@@ -120,8 +126,8 @@ class Soak:
                 with self.client.http() as http:
                     while not self.is_over.wait(pause_s):
                         began = time.monotonic()
-                        self.client.push(http, **more)
-                        self.took_s.append(time.monotonic() - began)
+                        if self.client.push(http, **more):
+                            self.took_s.append(time.monotonic() - began)
             except httpx2.TransportError:
                 time.sleep(0.1)
 

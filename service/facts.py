@@ -147,8 +147,6 @@ def insert_facts(
     a key is known again whose fact was erased. The facts must be of one source.
     """
     keys = [fact.key for fact, _ in items]
-    if pepper is not None and session.scalar(select(Erasure.id).limit(1)) is None:
-        pepper = None  # nothing was ever erased
     held = _held(session, source, keys, pepper)
     new: dict[str, dict[str, Any]] = {}
     for key, (fact, reason) in zip(keys, items, strict=True):
@@ -203,9 +201,17 @@ def _held(
     session: Session, source: str, keys: Sequence[str], pepper: bytes | None
 ) -> dict[str, _Held]:
     """What the source has under these keys, and what it had until that was erased."""
-    meant = {key: key for key in keys}
-    if pepper is not None:
-        meant |= {key_once_erased(source, key, pepper): key for key in keys}
+    held = _stored_under(session, source, {key: key for key in keys})
+    missing = [key for key in keys if key not in held]
+    # Asked after the keys themselves: an erasure that ends in between is seen.
+    if missing and pepper is not None and session.scalar(select(Erasure.id).limit(1)) is not None:
+        erased = {key_once_erased(source, key, pepper): key for key in missing}
+        held |= _stored_under(session, source, erased)
+    return held
+
+
+def _stored_under(session: Session, source: str, meant: Mapping[str, str]) -> dict[str, _Held]:
+    """What the source has under the keys of a mapping, by what each of them stands for."""
     wanted = list(meant)
     found = {}
     for first in range(0, len(wanted), KEYS_A_QUERY):

@@ -172,13 +172,13 @@ class History(RuleBasedStateMachine):
 
     @precondition(lambda self: self.waiting())
     @rule(phase=some.integers(1, 40))
-    def refresh_without_room(self, phase: int) -> None:
-        """The disk is full at some report of the refresh, and what it was at waits again."""
+    def refresh_that_is_stopped(self, phase: int) -> None:
+        """An error at some report of the refresh, and what it was at waits again."""
         reports = count(1)
 
         def fail(_: object) -> None:
             if next(reports) == phase:
-                raise OSError(28, "No space left on device")
+                raise OSError(28, "No space left on device")  # as from a write beside it
 
         waiting = self.waiting()
         try:
