@@ -13,6 +13,7 @@ from sqlalchemy import select
 
 from adapters import store
 from adapters.gate import decide
+from adapters.grading import words
 from adapters.types import Outcome, Suite, Verdict
 from service import facts, leases, lineage, views
 from service.asking import ask_release
@@ -144,8 +145,8 @@ def test_what_is_still_answered_keeps_the_head_where_it_is(
     said = next(
         (answer, word)
         for answer in seen.answers
-        for word in answer.without.split()
-        if word.isalpha() and word not in answer.base and word not in answer.question
+        for word in words(answer.without)
+        if word.isalpha() and word not in words(answer.base) + words(answer.question)
     )
     with writing(engine) as session:  # the fact's own question has an answer that does not go away
         row = session.get_one(FactRow, said[0].fact_id)
