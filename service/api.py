@@ -62,7 +62,15 @@ from service.ingest import (
 )
 from service.lineage import read_head
 from service.metrics import Counted, Metrics
-from service.openapi import NDJSON, PROBLEM_JSON, Described, body_of, lines_of, problems
+from service.openapi import (
+    NDJSON,
+    PROBLEM_JSON,
+    TOO_LARGE,
+    Described,
+    body_of,
+    lines_of,
+    problems,
+)
 from service.operations import Kind
 from service.schemas import (
     MAX_ID,
@@ -78,7 +86,6 @@ from service.settings import Settings
 log = logging.getLogger(__name__)
 AskedFor = TypeVar("AskedFor", bound=ReasonIn)
 
-TOO_LARGE = HTTPStatus(413)  # its name differs between Python versions
 RETRY_AFTER_S = 5
 NOWHERE = "There is nothing at this path. An id in a path is a number."
 NO_ROOM = (HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.INSUFFICIENT_STORAGE)

@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 PROBLEM_JSON = "application/problem+json"
 NDJSON = "application/x-ndjson"
+TOO_LARGE = HTTPStatus(413)  # its name differs between Python versions
 OPEN = ("/livez", "/readyz")  #: paths that ask for no key
 REF = "#/components/schemas/{model}"
 KEY = "key"
@@ -96,7 +97,7 @@ def _complete(operation: dict[str, Any], models: dict[str, Any], path: str) -> N
         statuses += [
             HTTPStatus.BAD_REQUEST,
             HTTPStatus.REQUEST_TIMEOUT,
-            HTTPStatus(413),  # its name differs between Python versions
+            TOO_LARGE,
             HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
             HTTPStatus.UNPROCESSABLE_ENTITY,
         ]
