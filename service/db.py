@@ -18,7 +18,7 @@ from alembic import command
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import Connection, Engine, create_engine, event, make_url
+from sqlalchemy import Connection, Engine, ExceptionContext, create_engine, event, make_url
 from sqlalchemy.orm import Session
 
 from service.errors import Conflict, DatabaseNotReady
@@ -34,9 +34,11 @@ log = logging.getLogger(__name__)
 
 def make_engine(url: str) -> Engine:
     """An engine with this project's settings for the database that the URL names."""
-    if make_url(url).get_backend_name() != "sqlite":
-        return create_engine(url, pool_pre_ping=True, hide_parameters=True)
     # Parameters are fact text: an error that is logged or recorded must not repeat them.
+    if make_url(url).get_backend_name() != "sqlite":
+        engine = create_engine(url, pool_pre_ping=True, hide_parameters=True)
+        event.listen(engine, "handle_error", _leave_out_values)
+        return engine
     engine = create_engine(url, module=sqlite_driver(), hide_parameters=True)
     event.listen(engine, "connect", _prepare_sqlite)
     event.listen(engine, "begin", _begin_sqlite)
@@ -67,6 +69,17 @@ def sqlite_driver() -> ModuleType:
             ".".join(map(str, FIRST_SAFE_SQLITE)),
         )
     return driver
+
+
+def _leave_out_values(context: ExceptionContext) -> None:
+    """PostgreSQL says in an error's detail which value it was; its first line goes without."""
+    error = context.original_exception
+    told = getattr(getattr(error, "diag", None), "message_primary", None)
+    if told:
+        whole = str(error)
+        for said in (error, context.sqlalchemy_exception):
+            if said is not None and said.args:
+                said.args = (str(said.args[0]).replace(whole, told), *said.args[1:])
 
 
 def _prepare_sqlite(connection: Any, _: object) -> None:
@@ -154,8 +167,10 @@ def check_at_head(engine: Engine) -> None:
     wanted = ScriptDirectory.from_config(alembic_config("")).get_current_head()
     with engine.execution_options(reading=True).connect() as connection:
         found = MigrationContext.configure(connection).get_current_revision()
+    if found is None:
+        raise DatabaseNotReady("The database is empty; run `lorewright init`.")
     if found != wanted:
         raise DatabaseNotReady(
-            f"The database is at schema {found or 'none'}, this version needs {wanted}; "
+            f"The database is at schema {found}, this version needs {wanted}; "
             "run `lorewright db upgrade`."
         )

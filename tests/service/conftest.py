@@ -1,5 +1,6 @@
-"""Fixtures of the service's tests: a real SQLite file at the newest schema, with a head and a key.
+"""Fixtures of the service's tests: a real database at the newest schema, with a head and a key.
 
+Whoever asks for it runs twice, on a SQLite file and on a PostgreSQL that is started for the tests.
 Time is an argument everywhere, so it is one fixed moment; only a `World` has a model, a tiny one,
 and lives by the clock.
 """
@@ -10,13 +11,15 @@ import subprocess
 import tempfile
 import uuid
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
 import yaml
-from sqlalchemy import Engine, create_engine
+from sqlalchemy import Engine, create_engine, make_url, text
+from sqlalchemy.pool import NullPool
 
 from adapters.types import Outcome, Verdict
 from service import auth, batches, facts, leases, lineage, views
@@ -44,12 +47,34 @@ def now() -> datetime:
     return datetime(2026, 5, 3, 12, tzinfo=UTC)
 
 
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Whatever uses the database runs on both, unless it is marked `sqlite`."""
+    if "database_url" in metafunc.fixturenames and not metafunc.definition.get_closest_marker(
+        "sqlite"
+    ):
+        metafunc.parametrize("database_url", ["sqlite", "postgresql"], indirect=True)
+
+
 @pytest.fixture
-def config(tmp_path: Path) -> Path:
+def database_url(request: pytest.FixtureRequest) -> Iterator[str | None]:
+    """Where the test's database is; None for the settings' own SQLite file, which is not there.
+
+    One of PostgreSQL is empty, or at the newest schema for whoever asks for an engine.
+    """
+    if getattr(request, "param", "sqlite") == "sqlite":
+        yield None
+    else:
+        is_used = "engine" in request.fixturenames
+        yield request.getfixturevalue("migrated_postgresql" if is_used else "empty_postgresql")
+
+
+@pytest.fixture
+def config(tmp_path: Path, database_url: str | None) -> Path:
     """A settings file; the base that it names is never loaded."""
     path = tmp_path / "settings.yaml"
     described = {
         "state_dir": str(tmp_path / "state"),
+        "database_url": database_url,
         "base": {"name": "no base at all", "folder": str(tmp_path / "base")},
         "schedule": {"at_least": 2, "lease_s": LEASE_S},
     }
@@ -74,13 +99,55 @@ def migrated(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def engine(settings: Settings, migrated: Path, now: datetime) -> Iterator[Engine]:
     """The settings' own database, with the bare base as head and the state directory ready."""
     settings.state_dir.mkdir()
-    shutil.copyfile(migrated, settings.state_dir / "lorewright.db")
+    if settings.database_url is None:
+        shutil.copyfile(migrated, settings.state_dir / "lorewright.db")
     auth.make_pepper(settings.state_dir)
     engine = make_engine(settings.url)
     with writing(engine) as session:
         lineage.make_first_release(session, base_digest="b" * 64, by="test", now=now)
     yield engine
     engine.dispose()
+
+
+@pytest.fixture
+def database_gone(engine: Engine) -> Callable[[], AbstractContextManager[None]]:
+    """While `with database_gone():` the database cannot be reached, and then as it was."""
+
+    @contextmanager
+    def away() -> Iterator[None]:
+        engine.dispose()
+        database = Path(str(engine.url.database))
+        database.rename(database.with_name("away"))
+        try:
+            yield
+        finally:
+            engine.dispose()
+            database.unlink(missing_ok=True)  # SQLite makes an empty one where it finds none
+            database.with_name("away").rename(database)
+
+    @contextmanager
+    def closed() -> Iterator[None]:
+        name = engine.url.database
+        server = create_engine(
+            engine.url.set(database="postgres"), isolation_level="AUTOCOMMIT", poolclass=NullPool
+        )
+
+        def allow(connections: str) -> None:
+            with server.connect() as connection:
+                connection.exec_driver_sql(f"ALTER DATABASE {name} ALLOW_CONNECTIONS {connections}")
+
+        allow("false")
+        with server.connect() as connection:
+            connection.execute(
+                text("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = :it"),
+                {"it": name},
+            )
+        try:
+            yield
+        finally:
+            allow("true")
+
+    return away if engine.dialect.name == "sqlite" else closed
 
 
 class CountingClock:
@@ -475,14 +542,36 @@ def postgresql(postgresql_programs: Path) -> Iterator[str]:
             run_program(programs / "pg_ctl", "-D", data, "-m", "immediate", "stop")
 
 
-@pytest.fixture
-def empty_postgresql(postgresql: str) -> Iterator[str]:
-    """A database of the server's own for one test."""
+@contextmanager
+def postgresql_database(server_url: str, *, template: str = "template1") -> Iterator[str]:
+    """The URL of a new database of the server, which goes at the end."""
     name = f"lw_{uuid.uuid4().hex}"
-    server = create_engine(postgresql, isolation_level="AUTOCOMMIT")
+    server = create_engine(server_url, isolation_level="AUTOCOMMIT")
     with server.connect() as connection:
-        connection.exec_driver_sql(f"CREATE DATABASE {name}")
-    yield postgresql.replace("@/postgres?", f"@/{name}?")
+        connection.exec_driver_sql(f"CREATE DATABASE {name} TEMPLATE {template}")
+    yield server_url.replace("@/postgres?", f"@/{name}?")
     with server.connect() as connection:
         connection.exec_driver_sql(f"DROP DATABASE {name} WITH (FORCE)")
     server.dispose()
+
+
+@pytest.fixture
+def empty_postgresql(postgresql: str) -> Iterator[str]:
+    """A database of the server's own for one test."""
+    with postgresql_database(postgresql) as url:
+        yield url
+
+
+@pytest.fixture(scope="session")
+def postgresql_template(postgresql: str) -> Iterator[str]:
+    """The name of a database made by the migrations, to be copied."""
+    with postgresql_database(postgresql) as url:
+        upgrade(url)
+        yield str(make_url(url).database)
+
+
+@pytest.fixture
+def migrated_postgresql(postgresql: str, postgresql_template: str) -> Iterator[str]:
+    """A database at the newest schema for one test."""
+    with postgresql_database(postgresql, template=postgresql_template) as url:
+        yield url

@@ -250,6 +250,7 @@ def test_wrong_settings_end_with_the_exit_code_of_wrong_usage(
     assert "api.prt" in done.err
 
 
+@pytest.mark.sqlite
 def test_a_state_directory_that_cannot_be_made_is_a_sentence(
     run: Callable[..., Done], config: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -259,6 +260,7 @@ def test_a_state_directory_that_cannot_be_made_is_a_sentence(
     assert "below a file" in done.err
 
 
+@pytest.mark.sqlite
 def test_a_file_that_is_no_database_is_a_sentence(run: Callable[..., Done], tmp_path: Path) -> None:
     (tmp_path / "state").mkdir()
     (tmp_path / "state" / "lorewright.db").write_bytes(b"no database at all" * 100)

@@ -55,6 +55,7 @@ def test_a_database_of_another_schema_says_what_to_run(engine: Engine) -> None:
         check_at_head(engine)
 
 
+@pytest.mark.sqlite
 @pytest.mark.parametrize(
     ("pragma", "wanted"),
     [("journal_mode", "wal"), ("synchronous", 2), ("foreign_keys", 1), ("busy_timeout", 15_000)],

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -144,12 +145,11 @@ def test_requests_are_counted_by_route_and_never_by_what_a_client_sent(
 
 
 def test_a_database_that_is_gone_is_a_problem_and_no_half_answer(
-    http: httpx2.Client, engine: Engine, settings: Settings
+    http: httpx2.Client, database_gone: Callable[[], AbstractContextManager[None]]
 ) -> None:
-    engine.dispose()
-    database = settings.state_dir / "lorewright.db"
-    database.rename(database.with_name("away"))
-    assert http.get("/metrics").status_code == 503
+    with database_gone():
+        assert http.get("/metrics").status_code == 503
+    assert http.get("/metrics").status_code == 200
 
 
 def test_the_alerts_in_the_documentation_are_about_what_is_told(

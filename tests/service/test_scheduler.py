@@ -7,6 +7,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -283,18 +284,12 @@ def test_a_database_that_is_gone_for_a_moment_costs_one_tick(
     running: Clock,
     child: Child,
     store: Callable[..., list[int]],
-    settings: Settings,
-    engine: Engine,
+    database_gone: Callable[[], AbstractContextManager[None]],
 ) -> None:
     store("One.", "Two.")
     time.sleep(0.5)  # what the clock did at its start is over, and no connection is in use
-    engine.dispose()
-    database = settings.state_dir / "lorewright.db"
-    database.rename(database.with_name("away"))
-    running.wake()
-    time.sleep(0.3)
-    engine.dispose()
-    database.unlink(missing_ok=True)  # SQLite makes an empty one where it finds none
-    database.with_name("away").rename(database)
+    with database_gone():
+        running.wake()
+        time.sleep(0.3)
     running.wake()
     child.wait_for(1)
