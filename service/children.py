@@ -6,6 +6,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -30,10 +31,18 @@ class Child:
         self.lock = threading.Lock()
         self.is_stopping = False
 
-    def run(self, *arguments: str, log_file: BinaryIO, captured: bool = False) -> Ended | None:
+    def run(
+        self,
+        *arguments: str,
+        log_file: BinaryIO,
+        captured: bool = False,
+        hangs: Callable[[int], bool] | None = None,
+        look_every_s: float | None = None,
+    ) -> Ended | None:
         """Run `lorewright ARGUMENTS` to its end; None where nothing may be started any more.
 
-        What it says goes into the log file, or with `captured` only what it says on stderr.
+        What it says goes into the log file, or with `captured` only what it says on stderr. Every
+        `look_every_s` seconds, `hangs` is asked about the process of that id: True kills it.
         """
         with self.lock:
             if self.is_stopping:
@@ -45,7 +54,14 @@ class Child:
                 stderr=log_file,
                 env={**os.environ, "PYTHONUNBUFFERED": "1"},
             )
-        output, _ = process.communicate()
+        output = None
+        while process.returncode is None:
+            try:
+                output, _ = process.communicate(timeout=look_every_s if hangs else None)
+            except subprocess.TimeoutExpired:
+                if hangs is not None and hangs(process.pid):
+                    log.error("process %s hangs and is killed", process.pid)
+                    process.kill()
         self.process = None
         return Ended(code=process.returncode, output=output or b"")
 

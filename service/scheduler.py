@@ -8,12 +8,14 @@ import json
 import logging
 import threading
 import time
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from apscheduler.schedulers.background import BackgroundScheduler
 from sqlalchemy import Engine
+from sqlalchemy.exc import SQLAlchemyError
 
 from service import batches, leases, operations
 from service.children import Child
@@ -30,6 +32,7 @@ from service.webhooks import deliver_due
 log = logging.getLogger(__name__)
 
 TICK, FOLLOWING, OPERATING = "refresh tick", "head moves", "operations"
+LOOKS = 3  #: in a row that find a refresh's lease overdue, until it counts as hung
 OPERATING_EVERY_S = 10  #: what another daemon wrote down is found so late at most
 
 
@@ -91,7 +94,12 @@ class Clock:
         log_path = self._log_path("refresh")
         with log_path.open("wb") as output:
             log.info("a refresh begins, log %s", log_path, extra=event("refresh_begun"))
-            ended = self.refresh.run("refresh", log_file=output)
+            ended = self.refresh.run(
+                "refresh",
+                log_file=output,
+                hangs=self._hanging(),
+                look_every_s=self.settings.schedule.lease_s / 2,
+            )
         if ended is None:  # the daemon is about to end
             log_path.unlink()
             return
@@ -104,6 +112,30 @@ class Clock:
             log_path,
             extra=event("refresh_ended", exit_code=ended.code),
         )
+
+    def _hanging(self) -> Callable[[int], bool]:
+        """Whether the refresh of a process lets its lease run out, look after look.
+
+        One look is not enough: the database may have been away, and be back just now.
+        """
+        overdue = 0
+
+        def look(pid: int) -> bool:
+            nonlocal overdue
+            lease_s, now = self.settings.schedule.lease_s, datetime.now(UTC)
+            owner = leases.of_process(pid)
+            try:
+                with reading(self.engine) as session:
+                    is_overdue = leases.is_overdue(
+                        session, leases.REFRESH, owner=owner, now=now, lease_s=lease_s
+                    )
+            except SQLAlchemyError as error:
+                log.warning("whether the refresh hangs cannot be seen: %s", error)
+                is_overdue = False
+            overdue = overdue + 1 if is_overdue else 0
+            return overdue >= LOOKS
+
+        return look
 
     def operate(self) -> None:
         """Carry out what admins asked for, one after another, each in its turn."""

@@ -53,8 +53,11 @@ class ScheduleSettings(Section):
     #: New ones of one source, so that a flood leaves room for the others; None: all. A source that
     #: sends alone must be allowed at_least.
     at_most_of_source: Count | None = None
-    lease_s: Seconds = 120  #: a refresh that shows no sign of life for so long is taken over
-    stall_s: Seconds = 3600  #: without a step or an answer for so long, a refresh counts as hung
+    #: A refresh that shows no sign of life for so long is taken over.
+    lease_s: Annotated[float, Field(gt=0, le=1800)] = 120
+    #: Without a step or an answer for so long, a refresh counts as hung: it renews its lease no
+    #: more, and the daemon that started it kills it.
+    stall_s: Seconds = 3600
     attempts: Count = 3  #: refreshes that fail or die before the facts at fault are looked for
     #: Verdicts a fact may be left open by, unlearned or undecided, before that is final.
     tries: Count = 2

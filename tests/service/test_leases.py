@@ -6,7 +6,7 @@ import pytest
 from sqlalchemy import Engine
 
 from service import leases
-from service.db import writing
+from service.db import reading, writing
 from service.errors import LeaseHeld, LeaseLost
 from service.leases import Hold
 
@@ -60,6 +60,24 @@ def test_an_owner_that_was_overtaken_can_neither_renew_nor_release(
     with pytest.raises(LeaseLost), writing(engine) as session:
         leases.release(session, hold, now=later)
     renew(engine, second, later)  # and its successor did not notice
+
+
+def test_a_clock_that_was_set_back_does_not_keep_a_dead_owners_lease(
+    engine: Engine, hold: Hold, now: datetime
+) -> None:
+    """Taken at noon by a clock that is at noon of the day before by now."""
+    day_before = now - timedelta(days=1)
+    with reading(engine) as session:
+        assert not leases.is_held(session, leases.REFRESH, now=day_before)
+    second = acquire(engine, "second", day_before)
+    assert second.token > hold.token
+
+
+def test_clocks_that_differ_by_minutes_still_tell_who_holds_it(
+    engine: Engine, hold: Hold, now: datetime
+) -> None:
+    with pytest.raises(LeaseHeld):
+        acquire(engine, "second", now - timedelta(minutes=15))
 
 
 def test_an_owner_that_was_late_but_not_overtaken_goes_on(

@@ -205,6 +205,37 @@ def test_waking_the_clock_needs_no_waiting_for_the_tick(
     child.wait_for(1)
 
 
+@pytest.mark.parametrize("is_overdue", [True, False])
+def test_a_refresh_that_lets_its_lease_run_out_hangs_and_is_killed(
+    engine: Engine,
+    settings: Settings,
+    config: Path,
+    child: Child,
+    store: Callable[..., list[int]],
+    *,
+    is_overdue: bool,
+) -> None:
+    """The daemon would wait for it for ever, and with it whatever comes in."""
+    child.does(f'echo $$ >> "$record"; {RUNS_ON}')
+    store("One.", "Two.")
+    schedule = settings.schedule.model_copy(update={"lease_s": 0.2})
+    clock = Clock(settings.model_copy(update={"schedule": schedule}), engine, config=config)
+    ticking = threading.Thread(target=clock.tick, daemon=True)
+    ticking.start()
+    try:
+        child.wait_for(2)
+        lease_s = -1.0 if is_overdue else 60.0
+        owner, now = leases.of_process(int(child.lines[1])), datetime.now(UTC)
+        with writing(engine) as session:
+            leases.acquire(session, leases.REFRESH, owner=owner, now=now, lease_s=lease_s)
+        ticking.join(timeout=WITHIN_S if is_overdue else 1.0)
+        assert ticking.is_alive() != is_overdue
+    finally:
+        if clock.refresh.process is not None:
+            clock.refresh.process.kill()
+        ticking.join()
+
+
 def test_never_two_at_a_time_however_often_it_is_woken(
     clock: Clock, child: Child, store: Callable[..., list[int]]
 ) -> None:
