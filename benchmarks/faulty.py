@@ -5,28 +5,36 @@
 A step is a call by which something becomes lasting, on the main thread: a commit, an fsync, a
 rename, a link, or a removal. All are numbered and written to FILE as they come, so a run without
 `--at` says which there are. At the step of that number the process kills itself with SIGKILL just
-before the call (`kill`) or just after it (`kill-after`), or the call fails with an input/output
-error (`error`).
+before the call (`kill`) or just after it (`kill-after`), or stops itself after it (`stop`), until
+somebody lets it go on; or the call fails with an input/output error (`error`); or the clock jumps a
+day ahead (`ahead`) or back (`back`), and stays there; or the process gets no more memory from then
+on (`memory`).
 """
 
 import argparse
 import errno
 import os
 import re
+import resource
 import signal
 import sys
 import threading
 from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
+import psutil
+import time_machine
 from sqlalchemy.engine.default import DefaultDialect
 from sqlalchemy.exc import OperationalError
 
 ROOT = f"{Path(__file__).parents[1]}/"
 OURS = (f"{ROOT}service/", f"{ROOT}adapters/")
 PLUMBING = ("service/db.py", "adapters/store.py")
+ACTIONS = ("kill", "kill-after", "stop", "error", "ahead", "back", "memory")
+JUMPS = {"ahead": timedelta(days=1), "back": timedelta(days=-1)}
 CALLS = ("fsync", "rename", "replace", "link", "symlink", "unlink", "rmdir")
 
 
@@ -47,10 +55,17 @@ class Steps:
             return call()
         if self.action == "error":
             raise error()
-        if self.action == "kill-after":
-            call()
-        os.kill(os.getpid(), signal.SIGKILL)
-        return signal.pause()
+        if self.action in JUMPS:
+            moment = datetime.now(UTC) + JUMPS[self.action]
+            time_machine.travel(moment, tick=True).start()
+            return call()
+        if self.action == "memory":
+            now = psutil.Process().memory_info().vms
+            resource.setrlimit(resource.RLIMIT_AS, (now, now))
+            return call()
+        done = call() if self.action != "kill" else None
+        os.kill(os.getpid(), signal.SIGSTOP if self.action == "stop" else signal.SIGKILL)
+        return done
 
 
 def watch(steps: Steps) -> None:
@@ -122,7 +137,7 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--steps", required=True)
     parser.add_argument("--at", type=int, default=0)
-    parser.add_argument("--action", choices=["kill", "kill-after", "error"], default="kill")
+    parser.add_argument("--action", choices=ACTIONS, default="kill")
     parser.add_argument("--plant", action="store_true")
     parser.add_argument("command", nargs="+")
     options = parser.parse_args()

@@ -33,8 +33,8 @@ import psutil
 from scipy.stats import theilslopes
 from sqlalchemy import func, select
 
-from benchmarks.faults import SMALL, Pushing, Site, Workshop
 from benchmarks.measure import described_machine
+from benchmarks.site import SMALL, Pushing, Site, Workshop
 from benchmarks.trial import arguments
 from service.db import reading
 from service.models import Refresh
@@ -64,7 +64,7 @@ def main() -> None:
     options = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that what it started ends, too
     with TemporaryDirectory() as nowhere:
-        site = Workshop(Path(nowhere), options.config, plant=False).copy_of("waiting")
+        site = Workshop(Path(nowhere), options.config).copy_of("waiting")
         found = Soak(site, options).run()
     print(json.dumps({**described_machine(), **found} if options.json else found))
     sys.exit(bool(found["violations"]))

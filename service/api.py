@@ -24,7 +24,7 @@ from fastapi.responses import JSONResponse, PlainTextResponse, Response
 from prometheus_client import CONTENT_TYPE_LATEST
 from pydantic import BaseModel, BeforeValidator, ValidationError
 from sqlalchemy import Engine
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.exc import OperationalError, SQLAlchemyError
 from starlette.concurrency import run_in_threadpool
 from starlette.convertors import StringConvertor, register_url_convertor
 from starlette.exceptions import HTTPException
@@ -595,12 +595,19 @@ def _problem_of(error: Problem | ServiceError | SQLAlchemyError) -> Problem:
         status = STATUS_OF[kinds[0]] if kinds else HTTPStatus.INTERNAL_SERVER_ERROR
         wait_s = error.retry_after_s if isinstance(error, Later) else None
         return Problem(status, str(error), retry_after_s=wait_s)
-    log.error("the database failed: %s", type(error).__name__, exc_info=error)
+    said = _first_line(error)
+    # It is full, locked or gone: a line a request is enough, all the more on a full disk.
+    log.error("the database failed: %s", said, exc_info=not isinstance(error, OperationalError))
     if "full" in str(getattr(error, "orig", "")).lower():
         return Problem(HTTPStatus.INSUFFICIENT_STORAGE, "The disk is full; nothing was stored.")
     return Problem(
         HTTPStatus.SERVICE_UNAVAILABLE, "The database is not at hand; send it again later."
     )
+
+
+def _first_line(error: SQLAlchemyError) -> str:
+    """What the driver said."""
+    return next(iter(str(getattr(error, "orig", error)).splitlines()), type(error).__name__)
 
 
 def _methods_of(app: FastAPI, request: Request) -> list[str]:

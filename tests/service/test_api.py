@@ -5,7 +5,7 @@ import json
 import re
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack
 from typing import Any
 
 import httpx2
@@ -655,6 +655,21 @@ def test_a_database_that_breaks_is_a_503_and_its_log_holds_no_fact(
     problem_of(answer)
     assert "the database failed" in caplog.text
     assert "hush" not in caplog.text
+
+
+def test_a_database_that_is_gone_is_a_line_in_the_log_and_no_traceback(
+    client: Client,
+    database_gone: Callable[[], AbstractContextManager[None]],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """A full or lost database fails every request: what is logged must not fill the disk, too."""
+    http = client()
+    with database_gone():
+        assert http.post("/v1/facts", json={"statement": "hush"}).status_code == 503
+    (said,) = [record for record in caplog.records if record.name == "service.api"]
+    assert said.exc_info in (None, False)
+    assert said.getMessage().startswith("the database failed: ")
+    assert http.post("/v1/facts", json={"statement": "hush"}).status_code == 200
 
 
 def test_the_schema_of_the_api_can_be_written(client: Client) -> None:

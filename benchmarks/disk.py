@@ -1,4 +1,4 @@
-"""A disk whose power can be cut: what was not on it by then is gone.
+"""A disk whose power can be cut, so that what was not on it by then is gone; it can be filled, too.
 
 An ext4 filesystem in a file, mounted over a loop device. The ioctl EXT4_IOC_SHUTDOWN with its flag
 NOLOGFLUSH (linux/fs/ext4/ext4.h) stops it as a power cut does: the journal is not written out,
@@ -6,6 +6,7 @@ every call fails from then on, and the next mount finds what had reached the dis
 devices and mkfs.ext4.
 """
 
+import errno
 import fcntl
 import os
 import shutil
@@ -20,6 +21,7 @@ SHUTDOWN = 0x8004587D
 NOLOGFLUSH = 2
 SIZE = 1 << 30  #: of the file, which has holes
 WITHIN_S = 30.0
+BALLAST = "ballast"
 
 
 class NoDisk(Exception):
@@ -43,6 +45,26 @@ class Disk:
             fcntl.ioctl(folder, SHUTDOWN, struct.pack("I", NOLOGFLUSH))
         finally:
             os.close(folder)
+
+    def fill(self, *, but: int) -> None:
+        """Leave so many bytes free, or fewer."""
+        with (self.at / BALLAST).open("wb") as file:
+            while True:
+                free = os.statvfs(self.at)
+                size = free.f_bfree * free.f_frsize - but  # root may use what is kept for it
+                if size <= 0:
+                    return
+                try:
+                    os.posix_fallocate(file.fileno(), file.seek(0, os.SEEK_END), size)
+                    return
+                except OSError as error:  # the filesystem needs some of it for itself
+                    if error.errno != errno.ENOSPC:
+                        raise
+                    but += free.f_frsize
+
+    def make_room(self) -> None:
+        """As it was before it was filled."""
+        (self.at / BALLAST).unlink()
 
     def unmount(self) -> None:
         """Raises NoDisk where somebody uses it for too long."""
