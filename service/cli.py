@@ -102,6 +102,8 @@ def main() -> None:
         _fail(f"The database failed: {getattr(error, 'orig', None) or error}", 1)
     except OSError as error:
         _fail(f"The system refused: {error}.", 1)
+    except MemoryError:
+        _fail("There is not enough memory for this; free some, and give the command again.", 1)
     finally:
         context.close()
 

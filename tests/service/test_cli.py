@@ -260,6 +260,21 @@ def test_a_state_directory_that_cannot_be_made_is_a_sentence(
     assert "below a file" in done.err
 
 
+def test_no_memory_left_is_a_sentence(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """benchmarks.faults takes it from a real refresh."""
+
+    def exhausted() -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(cli, "app", exhausted)
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    assert ended.value.code == 1
+    assert "not enough memory" in capsys.readouterr().err
+
+
 @pytest.mark.sqlite
 def test_a_file_that_is_no_database_is_a_sentence(run: Callable[..., Done], tmp_path: Path) -> None:
     (tmp_path / "state").mkdir()
