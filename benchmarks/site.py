@@ -296,10 +296,12 @@ class Site:
             process.terminate()
             process.wait(timeout=WITHIN_S)
         settled = frozenset(FactState) - NOT_TRIED  # the gate may have said anything
-        found = self.violations(settled, undisturbed=None, pushed=None)
+        return self.violations(settled, undisturbed=None, pushed=None)
+
+    def logged_tracebacks(self) -> list[str]:
+        """What the daemons could not say in a line, each."""
         _, *tracebacks = self.log.read_text(errors="replace").split("Traceback")
-        found += [f"a traceback in the log, {raised(each)}" for each in tracebacks]
-        return found
+        return [f"a traceback in the log, {raised(each)}" for each in tracebacks]
 
     def waiting(self) -> dict[int, FactState]:
         now = datetime.now(UTC)
