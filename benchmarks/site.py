@@ -23,7 +23,7 @@ from typing import Any
 
 import httpx2
 import yaml
-from alembic import command
+from alembic.command import downgrade
 from sqlalchemy import Engine, select
 from sqlalchemy.exc import SQLAlchemyError
 
@@ -97,8 +97,8 @@ class Workshop:
             try:
                 yield site
             finally:
-                site.engine.dispose()
-                command.downgrade(alembic_config(url), "base")
+                site.close()
+                downgrade(alembic_config(url), "base")
 
     def _make(self, name: str, folder: Path) -> None:
         if name == "empty":
@@ -112,7 +112,7 @@ class Workshop:
             shutil.copytree(self.copy_of("waiting").folder, folder, symlinks=True)
             site = Site(folder, self.config)
             site.finish(LEARN, lambda: site.head() != 1)
-        site.engine.dispose()
+        site.close()
 
 
 class Site:
@@ -133,8 +133,12 @@ class Site:
         self.settings: Settings = load_settings(config).model_copy(update=places)
         self.engine: Engine = make_engine(self.settings.url)
 
-    def remove(self) -> None:
+    def close(self) -> None:
+        """Leave no connection open."""
         self.engine.dispose()
+
+    def remove(self) -> None:
+        self.close()
         shutil.rmtree(self.folder)
 
     def push(self) -> None:

@@ -2,9 +2,9 @@
 
 One state directory is lived in. Before each trial a client sends facts to be learned until one was
 acknowledged, and some seconds more; then eight send as many as are taken while the fault happens.
-What was not acknowledged is sent again under its key. What was must be there after each
-trial; at the end a last daemon must have tried all that was to be learned, and `fsck` find nothing.
-A daemon that lives through the fault may log no traceback.
+What was not acknowledged is sent again under its key. What was must be there after each trial; at
+the end a last daemon must have tried all that was to be learned, and `fsck` find nothing. A daemon
+that lives through the fault may log no traceback.
 """
 
 import os
@@ -149,16 +149,8 @@ def its_disk(workshop: Workshop) -> Iterator[tuple[Disk, Site]]:
         folder = own_disk.at / "site"
         shutil.copytree(workshop.copy_of("waiting").folder, folder, symlinks=True)
         os.sync()  # it was there before
-        with closing_engine(Site(folder, workshop.config)) as site:
+        with closing(Site(folder, workshop.config)) as site:
             yield own_disk, site
-
-
-@contextmanager
-def closing_engine(site: Site) -> Iterator[Site]:
-    try:
-        yield site
-    finally:
-        site.engine.dispose()
 
 
 #: Lets the fault begin, does what it is given while it lasts, ends it, and says whether it was met.
@@ -205,7 +197,7 @@ def full(workshop: Workshop, count: int) -> Iterator[Trial]:
 
 def locked(workshop: Workshop, count: int) -> Iterator[Trial]:
     """Somebody else holds the write lock of SQLite; writers wait 15 s for it."""
-    with closing_engine(workshop.copy_of("waiting")) as site:
+    with closing(workshop.copy_of("waiting")) as site:
         lived = Lived("locked", site, count)
 
         def lock(work: Callable[[], None]) -> bool:
@@ -267,7 +259,7 @@ def unheard(workshop: Workshop, count: int, *, url: str) -> Iterator[Trial]:
 
 def taken_over(workshop: Workshop, count: int) -> Iterator[Trial]:
     """Of two daemons the one that refreshes is killed; recovery is until the other one does."""
-    with closing_engine(workshop.copy_of("waiting")) as site:
+    with closing(workshop.copy_of("waiting")) as site:
         lived = Lived("two daemons", site, count)
         daemons = [Daemon(site), Daemon(site)]
         try:
