@@ -35,7 +35,7 @@ from starlette.types import Scope as ASGIScope
 
 from service import auth, facts, history, operations, views
 from service.auth import Caller, Scope
-from service.db import check_at_head, reading, writing
+from service.db import check_at_head, first_line, reading, writing
 from service.disk import check_room
 from service.errors import (
     BelowReserve,
@@ -595,7 +595,7 @@ def _problem_of(error: Problem | ServiceError | SQLAlchemyError) -> Problem:
         status = STATUS_OF[kinds[0]] if kinds else HTTPStatus.INTERNAL_SERVER_ERROR
         wait_s = error.retry_after_s if isinstance(error, Later) else None
         return Problem(status, str(error), retry_after_s=wait_s)
-    said = _first_line(error)
+    said = first_line(error)
     # It is full, locked or gone: a line a request is enough, all the more on a full disk.
     log.error("the database failed: %s", said, exc_info=not isinstance(error, OperationalError))
     if "full" in str(getattr(error, "orig", "")).lower():
@@ -603,11 +603,6 @@ def _problem_of(error: Problem | ServiceError | SQLAlchemyError) -> Problem:
     return Problem(
         HTTPStatus.SERVICE_UNAVAILABLE, "The database is not at hand; send it again later."
     )
-
-
-def _first_line(error: SQLAlchemyError) -> str:
-    """What the driver said."""
-    return next(iter(str(getattr(error, "orig", error)).splitlines()), type(error).__name__)
 
 
 def _methods_of(app: FastAPI, request: Request) -> list[str]:

@@ -45,6 +45,8 @@ def _serve(settings: Settings, engine: Engine, *, config: Path) -> None:
     check_at_head(engine)
     for talkative in ("apscheduler.executors", "httpx2"):  # two lines for every look at the outbox
         logging.getLogger(talkative).setLevel(logging.WARNING)
+    # It warns of every tick that comes while a refresh is under way, and nothing is missed by that.
+    logging.getLogger("apscheduler.scheduler").setLevel(logging.ERROR)
     with reading(engine) as session:
         head = read_head(session)
     for problem in check(settings, engine, fast=True, now=datetime.now(UTC)).problems:

@@ -19,6 +19,7 @@ from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, Engine, ExceptionContext, create_engine, event, make_url
+from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
 from service.errors import Conflict, DatabaseNotReady
@@ -43,6 +44,11 @@ def make_engine(url: str) -> Engine:
     event.listen(engine, "connect", _prepare_sqlite)
     event.listen(engine, "begin", _begin_sqlite)
     return engine
+
+
+def first_line(error: SQLAlchemyError) -> str:
+    """What the driver said of it."""
+    return next(iter(str(getattr(error, "orig", error)).splitlines()), type(error).__name__)
 
 
 @contextmanager

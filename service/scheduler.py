@@ -15,12 +15,12 @@ from typing import Any
 
 from apscheduler.schedulers.background import BackgroundScheduler
 from sqlalchemy import Engine
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.exc import OperationalError, SQLAlchemyError
 
 from service import batches, leases, operations
 from service.children import Child
 from service.current import follow_head
-from service.db import reading, writing
+from service.db import first_line, reading, writing
 from service.disk import check_room, size_of_model
 from service.errors import BelowReserve
 from service.logs import event
@@ -53,27 +53,20 @@ class Clock:
 
     def start(self) -> None:
         """The first tick comes at once: what was missed while everything was down is made up."""
-        self.scheduler.add_job(
-            self.tick,
-            "interval",
-            seconds=self.settings.schedule.every_s,
-            id=TICK,
-            next_run_time=datetime.now(UTC),
+        jobs: tuple[tuple[str, Callable[[], None], float], ...] = (
+            (TICK, self.tick, self.settings.schedule.every_s),
+            (OPERATING, self.operate, OPERATING_EVERY_S),
+            (FOLLOWING, self.follow, self.settings.webhook.every_s),
         )
-        self.scheduler.add_job(
-            self.operate,
-            "interval",
-            seconds=OPERATING_EVERY_S,
-            id=OPERATING,
-            next_run_time=datetime.now(UTC),
-        )
-        self.scheduler.add_job(
-            self.follow,
-            "interval",
-            seconds=self.settings.webhook.every_s,
-            id=FOLLOWING,
-            next_run_time=datetime.now(UTC),
-        )
+        for name, look, every_s in jobs:
+            self.scheduler.add_job(
+                self._or_say_why,
+                "interval",
+                args=(name, look),
+                seconds=every_s,
+                id=name,
+                next_run_time=datetime.now(UTC),
+            )
         self.scheduler.start()
 
     def wake(self) -> None:
@@ -83,6 +76,13 @@ class Clock:
     def wake_operations(self) -> None:
         """Let what an admin asked for begin now."""
         self.scheduler.modify_job(OPERATING, next_run_time=datetime.now(UTC))
+
+    def _or_say_why(self, name: str, look: Callable[[], None]) -> None:
+        """A database that is away or locked now may be there at the next look: a line is enough."""
+        try:
+            look()
+        except OperationalError as error:
+            log.error("%s: the database failed, it is tried again: %s", name, first_line(error))
 
     def tick(self) -> None:
         """Run a refresh if one is due, and wait for its end."""

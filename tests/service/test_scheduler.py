@@ -316,6 +316,7 @@ def test_a_database_that_is_gone_for_a_moment_costs_one_tick(
     child: Child,
     store: Callable[..., list[int]],
     database_gone: Callable[[], AbstractContextManager[None]],
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     store("One.", "Two.")
     time.sleep(0.5)  # what the clock did at its start is over, and no connection is in use
@@ -324,3 +325,5 @@ def test_a_database_that_is_gone_for_a_moment_costs_one_tick(
         time.sleep(0.3)
     running.wake()
     child.wait_for(1)
+    assert [record for record in caplog.records if "the database failed" in record.message]
+    assert not any(record.exc_info for record in caplog.records)
