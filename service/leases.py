@@ -17,6 +17,7 @@ from service.errors import LeaseHeld, LeaseLost
 from service.models import Lease
 
 REFRESH = "refresh"
+OPERATIONS = "operations"  #: of the daemon that carries out what admins asked for
 #: Settings allow half of it: one that ends later was given by a clock that was set back since, or
 #: is far ahead of ours. Who holds it all the same is fenced off by its token.
 LONGEST = timedelta(hours=1)
@@ -85,6 +86,15 @@ def renew(session: Session, hold: Hold, *, now: datetime, lease_s: float) -> Non
 def release(session: Session, hold: Hold, *, now: datetime) -> None:
     """Give the lease back and guard the transaction that this stands in. Raises LeaseLost."""
     _set_expiry(session, hold, now)
+
+
+def release_of_dead(session: Session, name: str, *, now: datetime) -> None:
+    """Let a lease end whose holder was a process of this machine that runs no more."""
+    lease = session.get(Lease, name)
+    if lease is not None and _is_held(lease, now):
+        host, _, pid = lease.owner.rpartition(":")
+        if host == socket.gethostname() and not is_alive(int(pid)):
+            _set_expiry(session, Hold(name=name, owner=lease.owner, token=lease.token), now)
 
 
 def is_held(session: Session, name: str, *, now: datetime) -> bool:

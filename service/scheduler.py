@@ -22,7 +22,7 @@ from service.children import Child
 from service.current import follow_head
 from service.db import first_line, reading, writing
 from service.disk import check_room, size_of_model
-from service.errors import BelowReserve
+from service.errors import BelowReserve, LeaseHeld, LeaseLost
 from service.logs import event
 from service.models import Operation
 from service.places import Places
@@ -44,6 +44,7 @@ class Clock:
         self.engine = engine
         self.refresh = Child(config)
         self.operation = Child(config)
+        self.hold: leases.Hold | None = None  #: of the operations
         self.ticking, self.operating, self.following = (threading.Lock() for _ in range(3))
         self.scheduler = BackgroundScheduler(
             timezone=UTC,
@@ -138,22 +139,69 @@ class Clock:
         return look
 
     def operate(self) -> None:
-        """Carry out what admins asked for, one after another, each in its turn."""
-        with self.operating:
-            while (operation := self._next_operation()) and self._carry_out(operation):
-                pass
+        """Carry out what admins asked for, one after another, each in its turn.
 
-    def _next_operation(self) -> Operation | None:
+        Where another daemon is at it, that one does.
+        """
+        with self.operating:
+            try:
+                self._give_back()  # what the database could not take the last time
+                if hold := self._hold_operations():
+                    while (next_ := self._next_operation(hold)) and self._carry_out(next_, hold):
+                        pass
+                    self._give_back()
+            except LeaseLost:
+                self.hold = None
+                log.error("another daemon took over what this one carried out")
+
+    def _give_back(self) -> None:
+        if self.hold is not None:
+            with writing(self.engine) as session:
+                leases.release(session, self.hold, now=datetime.now(UTC))
+            self.hold = None
+
+    def _hold_operations(self) -> leases.Hold | None:
+        """The lease for it; what was begun under an earlier one is said to be interrupted."""
         with reading(self.engine) as session:
             if not operations.is_open(session):
                 return None
-        owner, now = leases.this_process(), datetime.now(UTC)
-        with writing(self.engine) as session:
-            operations.end_interrupted(session, now=now)
-            return operations.begin_next(session, owner=owner, now=now)
+        now = datetime.now(UTC)
+        try:
+            with writing(self.engine) as session:
+                leases.release_of_dead(session, leases.OPERATIONS, now=now)
+                hold = leases.acquire(
+                    session,
+                    leases.OPERATIONS,
+                    owner=leases.this_process(),
+                    now=now,
+                    lease_s=self.settings.schedule.lease_s,
+                )
+                operations.end_interrupted(session, now=now)
+        except LeaseHeld:
+            return None
+        self.hold = hold
+        return hold
 
-    def _carry_out(self, operation: Operation) -> bool:
-        """False where nothing may be started any more, and it waits on."""
+    def _next_operation(self, hold: leases.Hold) -> Operation | None:
+        now = datetime.now(UTC)
+        with writing(self.engine) as session:
+            leases.renew(session, hold, now=now, lease_s=self.settings.schedule.lease_s)
+            return operations.begin_next(session, owner=hold.owner, now=now)
+
+    def _is_taken_over(self, hold: leases.Hold) -> bool:
+        """Prolong the lease while a command runs. True where another daemon has it."""
+        try:
+            with writing(self.engine) as session:
+                now, lease_s = datetime.now(UTC), self.settings.schedule.lease_s
+                leases.renew(session, hold, now=now, lease_s=lease_s)
+        except LeaseLost:
+            return True
+        except SQLAlchemyError as error:
+            log.warning("the lease of the operations cannot be renewed: %s", error)
+        return False
+
+    def _carry_out(self, operation: Operation, hold: leases.Hold) -> bool:
+        """False where nothing may be started any more, and it waits on. Raises LeaseLost."""
         log_path = self._log_path(f"operation-{operation.id}")
         with log_path.open("ab") as output:  # an erasure may overwrite it meanwhile
             log.info(
@@ -164,8 +212,17 @@ class Clock:
                 extra=event("operation_begun", operation=operation.id, kind=str(operation.kind)),
             )
             arguments = ("--by", operation.requested_by, *map(str, operation.arguments), "--json")
-            ended = self.operation.run(*arguments, log_file=output, captured=True)
+            ended = self.operation.run(
+                *arguments,
+                log_file=output,
+                captured=True,
+                hangs=lambda _: self._is_taken_over(hold),
+                look_every_s=self.settings.schedule.lease_s / 3,
+            )
         with writing(self.engine) as session:
+            leases.renew(
+                session, hold, now=datetime.now(UTC), lease_s=self.settings.schedule.lease_s
+            )
             if ended is None:
                 operations.give_back(session, operation.id)
                 return False

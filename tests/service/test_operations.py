@@ -10,13 +10,14 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import httpx2
 import pytest
 from sqlalchemy import Engine
+from sqlalchemy.exc import OperationalError
 from starlette.testclient import TestClient
 
 from service import leases, operations, views
@@ -70,6 +71,13 @@ def ask(engine: Engine, *arguments: str, kind: Kind = Kind.ROLLBACK) -> int:
 def shown(engine: Engine, operation_id: int) -> views.OperationDetail:
     with reading(engine) as session:
         return views.show_operation(session, operation_id)
+
+
+def wait_for(path: Path) -> None:
+    deadline = time.monotonic() + 10
+    while not path.exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
 
 
 @pytest.mark.parametrize(
@@ -185,10 +193,7 @@ def test_a_stopped_daemon_asks_what_runs_to_end_and_leaves_the_rest_waiting(
     first, second = ask(engine, "rollback", "1"), ask(engine, "rollback", "2")
     thread = threading.Thread(target=clock.operate)
     thread.start()
-    deadline = time.monotonic() + 10
-    while not (tmp_path / "called").exists():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
+    wait_for(tmp_path / "called")
     assert shown(engine, first).state is OperationState.RUNNING
     clock.operation.ask_to_end()
     clock.operation.see_it_end(time.monotonic() + 10)
@@ -198,21 +203,114 @@ def test_a_stopped_daemon_asks_what_runs_to_end_and_leaves_the_rest_waiting(
     assert shown(engine, second).state is OperationState.WAITING
 
 
-def test_what_a_dead_daemon_left_behind_is_called_interrupted_at_the_next_start(
-    clock: Clock, engine: Engine
+def begun_by(engine: Engine, owner: str, *, now: datetime) -> tuple[int, leases.Hold]:
+    """An operation that a daemon is at, and its lease of a minute."""
+    operation = ask(engine, "rollback", "1")
+    with writing(engine) as session:
+        hold = leases.acquire(session, leases.OPERATIONS, owner=owner, now=now, lease_s=60)
+        operations.begin_next(session, owner=owner, now=now)
+    return operation, hold
+
+
+@pytest.mark.parametrize(
+    ("owner", "ago_s", "state"),
+    [
+        (f"{socket.gethostname()}:{2**22 + 1}", 0, OperationState.INTERRUPTED),
+        (leases.this_process(), 0, OperationState.RUNNING),
+        ("elsewhere:1", 0, OperationState.RUNNING),
+        ("elsewhere:1", 61, OperationState.INTERRUPTED),
+    ],
+)
+def test_what_a_dead_daemon_was_at_is_called_interrupted(
+    clock: Clock,
+    engine: Engine,
+    does: Callable[[str], None],
+    tmp_path: Path,
+    owner: str,
+    ago_s: float,
+    state: OperationState,
 ) -> None:
-    ids = [ask(engine, "rollback", "1") for _ in range(3)]
-    owners = [f"{socket.gethostname()}:{2**22 + 1}", "elsewhere:1", leases.this_process()]
-    for owner in owners:
-        with writing(engine) as session:
-            operations.begin_next(session, owner=owner, now=NOW)
+    """At once where its machine is ours, else when its lease has run out."""
+    does("exit 0")
+    operation, _ = begun_by(engine, owner, now=datetime.now(UTC) - timedelta(seconds=ago_s))
+    following = ask(engine, "rollback", "2")
     clock.operate()
-    states = [shown(engine, operation).state for operation in ids]
-    assert states == [
-        OperationState.INTERRUPTED,
-        OperationState.RUNNING,  # a daemon on another machine may be at it
-        OperationState.INTERRUPTED,  # this process carries out one at a time, and is at none
-    ]
+    assert shown(engine, operation).state is state
+    is_carried_out = shown(engine, following).state is OperationState.DONE
+    assert is_carried_out is (state is OperationState.INTERRUPTED)
+    assert (tmp_path / "called").exists() is is_carried_out
+
+
+def test_while_a_command_runs_no_other_daemon_carries_out_anything(
+    clock: Clock,
+    engine: Engine,
+    settings: Settings,
+    config: Path,
+    does: Callable[[str], None],
+    tmp_path: Path,
+) -> None:
+    """It runs for three leases."""
+    schedule = settings.schedule.model_copy(update={"lease_s": 0.5})
+    short = settings.model_copy(update={"schedule": schedule})
+    first, second = ask(engine, "rollback", "1"), ask(engine, "rollback", "2")
+    does(f"[ -e {tmp_path}/begun ] || {{ touch {tmp_path}/begun; sleep 1.5; }}")
+    at_it = threading.Thread(target=Clock(short, engine, config=config).operate)
+    at_it.start()
+    wait_for(tmp_path / "begun")
+    while at_it.is_alive():
+        if shown(engine, first).state is OperationState.RUNNING:
+            clock.operate()
+            assert shown(engine, second).state is OperationState.WAITING
+        time.sleep(0.1)
+    states = [shown(engine, operation).state for operation in (first, second)]
+    assert states == [OperationState.DONE] * 2
+
+
+def test_a_lease_that_could_not_be_given_back_is_at_the_next_look(
+    clock: Clock,
+    engine: Engine,
+    does: Callable[[str], None],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    does("exit 0")
+    first = ask(engine, "rollback", "1")
+
+    def fails(*_: Any, **__: Any) -> None:
+        raise OperationalError("commit", None, OSError("gone"))
+
+    with monkeypatch.context() as broken:
+        broken.setattr(leases, "release", fails)
+        with pytest.raises(OperationalError):
+            clock.operate()
+    second = ask(engine, "rollback", "2")
+    clock.operate()
+    states = [shown(engine, operation).state for operation in (first, second)]
+    assert states == [OperationState.DONE] * 2
+
+
+def test_a_daemon_that_another_one_took_over_from_ends_its_command_and_writes_nothing(
+    engine: Engine,
+    settings: Settings,
+    config: Path,
+    does: Callable[[str], None],
+    tmp_path: Path,
+) -> None:
+    schedule = settings.schedule.model_copy(update={"lease_s": 0.6})
+    short = settings.model_copy(update={"schedule": schedule})
+    first, second = ask(engine, "rollback", "1"), ask(engine, "rollback", "2")
+    does(f"touch {tmp_path}/begun; exec sleep 60")
+    at_it = threading.Thread(target=Clock(short, engine, config=config).operate)
+    at_it.start()
+    wait_for(tmp_path / "begun")
+    with writing(engine) as session:  # as if it had been stopped for a minute
+        later = datetime.now(UTC) + timedelta(minutes=1)
+        leases.acquire(session, leases.OPERATIONS, owner="elsewhere:1", now=later, lease_s=60)
+        operations.end_interrupted(session, now=later)
+    at_it.join(timeout=10)
+    assert not at_it.is_alive()
+    view = shown(engine, first)
+    assert (view.state, view.exit_code) == (OperationState.INTERRUPTED, None)
+    assert shown(engine, second).state is OperationState.WAITING
 
 
 def test_a_team_withdraws_its_own_facts_and_no_other_ones(
