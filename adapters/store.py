@@ -66,14 +66,14 @@ def one_writer(folder: Path) -> Iterator[None]:
     Who waited may find there what it was going to make, so look again inside. Re-entrant.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(_lock_of(folder), is_singleton=True):
+    with FileLock(lock_of(folder), is_singleton=True):
         yield
 
 
 @contextmanager
 def writer_if_free(folder: Path) -> Iterator[bool]:
     """The same without waiting: whether nobody else writes this folder, or needs it as it is."""
-    lock = FileLock(_lock_of(folder), is_singleton=True)
+    lock = FileLock(lock_of(folder), is_singleton=True)
     try:
         lock.acquire(timeout=0)
     except Timeout:
@@ -247,7 +247,7 @@ def discard(folder: Path) -> None:
     """Remove a folder that nobody else writes, and what stands beside it for it."""
     shutil.rmtree(folder, ignore_errors=True)
     _stamp_of(folder).unlink(missing_ok=True)
-    _lock_of(folder).unlink(missing_ok=True)
+    lock_of(folder).unlink(missing_ok=True)
 
 
 def clear(folder: Path) -> None:
@@ -275,7 +275,7 @@ def is_as_stamped(folder: Path, digest: str) -> bool:
         return False
 
 
-def _lock_of(folder: Path) -> Path:
+def lock_of(folder: Path) -> Path:
     return folder.with_name(f"{folder.name}.lock")
 
 

@@ -1,11 +1,13 @@
 """Hand a release on: as a model folder or as one adapter, with a card that says what it is."""
 
 import json
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import yaml
@@ -13,7 +15,15 @@ from sqlalchemy import Engine, func, select
 from sqlalchemy.orm import Session
 
 from adapters.compose import write_concatenated
-from adapters.store import MANIFEST, appearing, copy_plain, verify, write_manifest
+from adapters.store import (
+    MANIFEST,
+    PARTIAL,
+    appearing,
+    copy_plain,
+    lock_of,
+    verify,
+    write_manifest,
+)
 from adapters.types import Family, Suite
 from service import lineage
 from service.db import reading
@@ -82,9 +92,7 @@ def export_release(
             )
         if not recipe.adapter_ids:
             raise Conflict(f"Release {wanted} has no adapter: it is the base itself.")
-    to.parent.mkdir(parents=True, exist_ok=True)
-    with TemporaryDirectory(dir=to.parent, prefix=".lorewright-") as apart:
-        written = Path(apart) / "export"
+    with _apart(to) as written:
         if form is Form.LORA:
             _write_lora(settings, recipe.adapter_digests, written, export)
         else:
@@ -92,6 +100,24 @@ def export_release(
                 _write_model(snapshot, written, export)
         written.rename(to)  # fails where somebody put something there meanwhile
     return export
+
+
+@contextmanager
+def _apart(to: Path) -> Iterator[Path]:
+    """Where to write what shall appear there: under a name that tells a killed export's from it.
+
+    The next export to the same place takes that away, too.
+    """
+    apart = to.with_name(f".{to.name}{PARTIAL}")
+    apart.mkdir(parents=True, exist_ok=True)
+    written = apart / "export"
+    try:
+        yield written
+    finally:
+        shutil.rmtree(written, ignore_errors=True)
+        lock_of(written).unlink(missing_ok=True)
+        with suppress(OSError):  # another export to the same place is at work in it
+            apart.rmdir()
 
 
 def _write_model(snapshot: Path, to: Path, export: Export) -> None:

@@ -201,6 +201,17 @@ def test_what_cannot_be_handed_on_is_said_and_leaves_nothing(world: Any, tmp_pat
     with pytest.raises(ArtefactError, match="corrupt"):
         export("out", None, Form.LORA)
     assert not (tmp_path / "out").exists()
+    assert not [path for path in tmp_path.iterdir() if "out" in path.name]
+
+
+def test_what_a_killed_export_left_goes_with_the_next_one(world: Any, tmp_path: Path) -> None:
+    settings, engine = world
+    left = tmp_path / "given" / ".out.partial" / "export.partial"
+    left.mkdir(parents=True)
+    (left / "model.safetensors").write_bytes(b"half of it")
+    export_release(settings, engine, tmp_path / "given" / "out", release_id=None, form=Form.MODEL)
+    assert [path.name for path in (tmp_path / "given").iterdir()] == ["out"]
+    assert AutoModelForCausalLM.from_pretrained(tmp_path / "given" / "out") is not None
 
 
 def test_the_base_itself_can_be_handed_on(world: Any, tmp_path: Path) -> None:
