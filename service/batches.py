@@ -25,6 +25,7 @@ from service.facts import (
 from service.known_facts import (
     IN_HEAD,
     ambiguous,
+    draw_in_proportion,
     draw_replayed,
     fact_of,
     in_head_by_batch,
@@ -204,8 +205,7 @@ def _begin(
     session.add_all(Replay(batch_id=batch.id, fact_id=row.id) for row in replayed)
     learned = in_head_by_batch(session, [MembershipOutcome.LEARNED], held=held, now=now)
     known = [row for group in learned for row in group]
-    # a simple random sample, as the gate's bound takes it for (adapters.gate.judge_retention)
-    retained = random_for("retention", trained_on).sample(known, min(retain_at_most, len(known)))
+    retained = draw_in_proportion(learned, at_most=retain_at_most, seed=("retention", trained_on))
     lost = forgotten(session, None, held) - {row.id for row in retained}
     lost_rows = [row for row in known if row.id in lost]
     again = random_for("recalled", trained_on).sample(lost_rows, min(MOST_RECALLED, len(lost_rows)))

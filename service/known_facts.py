@@ -30,7 +30,7 @@ class RemovedFacts:
     """What is asked when adapters are taken out of the head."""
 
     facts: tuple[Fact, ...]  #: that no adapter of the head was trained on any more
-    retained: tuple[Fact, ...]  #: of the other adapters, drawn at random
+    retained: tuple[Fact, ...]  #: of the other adapters, drawn in proportion
     known_facts: int  #: how many there are of which these were drawn
     unasked: Mapping[str, Collection[Direction]]  #: as in ClaimedBatch
     replayed_by: Mapping[int, int]  #: adapter that stays -> how many removed facts it replayed
@@ -141,6 +141,24 @@ def draw_evenly(groups: Sequence[Sequence[T]], *, at_most: int, seed: int) -> li
     return list(islice(turns, at_most))
 
 
+def draw_in_proportion(
+    groups: Sequence[Sequence[T]], *, at_most: int, seed: Sequence[int | str]
+) -> list[T]:
+    """Of each group its share, up to less than one, and of all of them each as likely as the other.
+
+    A systematic sample through the groups in their order, each shuffled (Cochran 1977, chapter 8):
+    a stratified one whose strata need no weights. Where groups differ, its share varies less than
+    that of a simple random one.
+    """
+    rng = random_for(*seed)
+    listed = [item for group in groups for item in rng.sample(group, len(group))]
+    if len(listed) <= at_most:
+        return listed
+    step = len(listed) / at_most if at_most else 0.0
+    begin = rng.random()
+    return [listed[int((begin + at) * step)] for at in range(at_most)]
+
+
 def draw_removal(
     session: Session,
     *,
@@ -189,8 +207,7 @@ def draw_removal(
         now=now,
     )
     known = [row for group in learned for row in group]
-    # a simple random sample, as the gate's bound takes it for (adapters.gate.judge_retention)
-    drawn = random_for("removal", *sorted(gone)).sample(known, min(retain_at_most, len(known)))
+    drawn = draw_in_proportion(learned, at_most=retain_at_most, seed=("removal", *sorted(gone)))
     facts, retained = (tuple(map(fact_of, some)) for some in (removed, drawn))
     unasked = ambiguous(
         session, (*facts, *retained), (), symmetric, held=head_batches(session), now=now

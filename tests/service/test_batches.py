@@ -1,12 +1,18 @@
 """Batches: what is claimed, what comes back, and what is set aside."""
 
+import math
+from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
 from sqlalchemy import Engine, select
 
-from adapters.types import Direction, Outcome, Verdict
+from adapters.config import GateConfig
+from adapters.gate import judge_retention
+from adapters.probes import grade
+from adapters.types import Answer, Direction, Outcome, Probe, ProbeOrigin, Suite, Verdict
 from service import batches, facts, known_facts, leases, lineage
 from service.batches import ClaimedBatch
 from service.db import reading, writing
@@ -442,6 +448,59 @@ def test_no_batch_is_always_the_last_to_be_replayed() -> None:
     ever = {fact.split("/")[0] for some in drawn.values() for fact in some}
     assert ever == {str(batch) for batch in range(60)}
     assert known_facts.draw_evenly(groups, at_most=48, seed=3) == drawn[3]
+
+
+def test_each_batch_is_asked_in_proportion_and_each_fact_is_as_likely() -> None:
+    sizes = [3, 40, 8, 8, 21, 120]
+    groups = [[(batch, fact) for fact in range(size)] for batch, size in enumerate(sizes)]
+    asked, draws = 48, 2000
+    share = asked / sum(sizes)
+    times: Counter[tuple[int, int]] = Counter()
+    for seed in range(draws):
+        drawn = known_facts.draw_in_proportion(groups, at_most=asked, seed=("retention", seed))
+        assert len(set(drawn)) == asked
+        of_batch = Counter(batch for batch, _ in drawn)
+        assert all(abs(of_batch[at] - share * size) < 1 for at, size in enumerate(sizes))
+        times.update(drawn)
+    spread = 5 * math.sqrt(draws * share * (1 - share))
+    assert all(abs(times[item] - draws * share) < spread for group in groups for item in group)
+
+
+@pytest.mark.parametrize("at_most", [0, 200, 201])
+def test_where_all_can_be_asked_all_are(at_most: int) -> None:
+    groups = [list(range(100)), list(range(100, 200))]
+    drawn = known_facts.draw_in_proportion(groups, at_most=at_most, seed=("it",))
+    assert len(set(drawn)) == min(at_most, 200)
+
+
+def known(marks: list[bool]) -> list[Answer]:
+    """The answers to a question about each of some earlier facts."""
+    asked = Probe(
+        key="it",
+        suite=Suite.RETENTION,
+        cluster="it",
+        question="?",
+        answers=("yes",),
+        origin=ProbeOrigin.RELATION,
+    )
+    return [
+        grade(replace(asked, key=str(at), cluster=str(at), fact=str(at)), "yes" if is_known else "")
+        for at, is_known in enumerate(marks)
+    ]
+
+
+def test_the_retention_bound_keeps_its_level_where_one_batch_was_forgotten() -> None:
+    """A tenth of all is lost, by one batch in ten or by two halves: one in twenty may pass."""
+    config, runs = GateConfig(), 600
+    for lost in ({0: 20}, {0: 10, 5: 10}, dict.fromkeys(range(10), 2)):
+        groups = [[at >= lost.get(batch, 0) for at in range(20)] for batch in range(10)]
+        passed = 0
+        for seed in range(runs):
+            kept = known_facts.draw_in_proportion(groups, at_most=48, seed=("it", seed))
+            pairs = list(zip(known([True] * len(kept)), known(kept), strict=True))
+            verdict = judge_retention(pairs, 200, config)
+            passed += verdict.outcome is Outcome.PASS
+        assert passed / runs <= 0.05 + 3 * math.sqrt(0.05 * 0.95 / runs)
 
 
 def test_a_refresh_that_has_ended_keeps_its_outcome(
