@@ -85,6 +85,21 @@ def count_pending(session: Session, *, at_most_of_source: int | None = None, now
     return session.scalar(select(func.count()).select_from(FactRow).where(wanted)) or 0
 
 
+def held_back(
+    session: Session, *, at_least: int, at_most_of_source: int | None, now: datetime
+) -> str | None:
+    """Where facts enough wait and no refresh begins, since too many are of one source: says so."""
+    waiting = count_pending(session, now=now)
+    counted = count_pending(session, at_most_of_source=at_most_of_source, now=now)
+    if counted >= at_least or waiting < at_least:
+        return None
+    return (
+        f"{waiting} facts wait, of which {counted} count, since no source may have more than "
+        f"{at_most_of_source} in a batch (schedule.at_most_of_source); a refresh wants {at_least} "
+        "(schedule.at_least)."
+    )
+
+
 def claim_batch(
     session: Session,
     *,

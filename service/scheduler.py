@@ -263,6 +263,14 @@ class Clock:
             is_left_over = batches.has_unfinished(session) or batches.suspected(
                 session, attempts=self.settings.schedule.attempts, now=now
             )
+            quota = batches.held_back(
+                session,
+                at_least=self.settings.schedule.at_least,
+                at_most_of_source=self.settings.schedule.at_most_of_source,
+                now=now,
+            )
+        if quota is not None:
+            log.warning("no refresh is due: %s", quota, extra=event("held_back_by_quota"))
         enough = waiting >= self.settings.schedule.at_least
         return not is_running and (enough or bool(is_left_over)) and self._has_room()
 

@@ -2,11 +2,12 @@
 
 from collections.abc import Sequence
 from dataclasses import asdict
+from datetime import UTC, datetime
 from typing import Annotated, Any
 
 import typer
 
-from service import views
+from service import batches, views
 from service.commands.console import (
     HEAD_STAYS,
     Json,
@@ -44,7 +45,16 @@ def refresh(
             stopping=stopping,
         )
     if end is None:
-        too_few = f"Fewer than {needed} facts are waiting: push more, or pass --at-least."
+        with reading(context.engine()) as session:
+            too_few = batches.held_back(
+                session,
+                at_least=needed,
+                at_most_of_source=settings.schedule.at_most_of_source,
+                now=datetime.now(UTC),
+            )
+        too_few = (
+            too_few or f"Fewer than {needed} facts are waiting: push more, or pass --at-least."
+        )
         show({"outcome": None}, as_json, lambda: [too_few])
         return
     with reading(context.engine()) as session:

@@ -642,6 +642,18 @@ def test_one_source_cannot_fill_a_batch_beyond_its_quota(
 ) -> None:
     store(*(f"Flood {at}." for at in range(5)), source="wire")
     store("Quiet.", source="archive")
+    with reading(engine) as session:
+        for at_least, quota, is_said in (
+            (3, 2, False),
+            (4, 2, True),
+            (7, 2, False),
+            (4, None, False),
+        ):
+            said = batches.held_back(session, at_least=at_least, at_most_of_source=quota, now=now)
+            assert (said is not None) is is_said
+            assert said is None or said.startswith(
+                "6 facts wait, of which 3 count, since no source"
+            )
     with writing(engine) as session:
         assert batches.count_pending(session, at_most_of_source=2, now=now) == 3
         claimed = batches.claim_batch(

@@ -85,6 +85,22 @@ def test_too_few_waiting_facts_start_nothing(
     assert child.lines == []
 
 
+def test_facts_that_a_quota_holds_back_start_nothing_and_it_says_so(
+    engine: Engine,
+    settings: Settings,
+    config: Path,
+    child: Child,
+    store: Callable[..., list[int]],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    store("One.", "Two.")
+    schedule = settings.schedule.model_copy(update={"at_most_of_source": 1})
+    narrow = settings.model_copy(update={"schedule": schedule})
+    Clock(narrow, engine, config=config).tick()
+    assert child.lines == []
+    assert "2 facts wait, of which 1 count" in caplog.text
+
+
 def test_a_disk_without_its_reserve_starts_nothing_and_says_so(
     engine: Engine,
     settings: Settings,
