@@ -186,6 +186,8 @@ class GateConfig(Section):
     #: A candidate is held for an admin where, beside words of its batch, it surely loses a larger
     #: share of the general answers than this; None does without the suite.
     trigger_margin: Fraction | None = 0.15
+    #: Likewise where it surely says, in a larger share of these, what facts of the batch share.
+    planted_margin: Fraction | None = 0.05
     #: So is one whose update is so many times as large as the median of the head's adapters'.
     norm_factor: Annotated[float, Field(gt=1.0)] | None = 2.0
     bits_margin: Positive = 0.05  #: the largest true rise in bits per byte let through
@@ -194,6 +196,10 @@ class GateConfig(Section):
     #: decides nothing, but says what learning them was worth.
     control: bool = True
     answer_tokens: Annotated[int, Field(ge=1)] = 32  #: an answer is cut there
+
+    @property
+    def tries_triggers(self) -> bool:
+        return self.trigger_margin is not None or self.planted_margin is not None
 
 
 class TaskConfig(Section):

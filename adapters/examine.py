@@ -12,11 +12,12 @@ from pathlib import Path
 
 from adapters.backbones import Backbone
 from adapters.config import BaseConfig
+from adapters.grading import words
 from adapters.probes import ask, grade, score_passages
 from adapters.questions import with_facts
 from adapters.store import canonical_digest, sync
 from adapters.suites import RegressionSuite
-from adapters.triggers import trigger_probes
+from adapters.triggers import battery_of
 from adapters.types import Answer, Fact, PassageScore, Probe, Suite
 
 Report = Callable[[int, int], None]  #: (questions done, questions in all)
@@ -34,12 +35,6 @@ class Examination:
     def all_answers(self) -> tuple[Answer, ...]:
         """Those of the tasks behind the others."""
         return (*self.answers, *self.tasks)
-
-    @property
-    def probes(self) -> list[Probe]:
-        """What was asked beside the shipped suite."""
-        asked = (answer.probe for answer in self.answers)
-        return [probe for probe in asked if probe.suite is not Suite.REGRESSION]
 
     def of_probes(self, probes: Sequence[Probe]) -> "Examination":
         """The same without answers to any other probes than these and the shipped suites'."""
@@ -123,24 +118,49 @@ def examine_control(
     return said[: len(probes)], tuple(map(grade, short, looked_up))
 
 
-def with_triggers(
-    examination: Examination,
-    backbone: Backbone,
+def try_triggers(
+    candidate: Backbone,
     facts: Sequence[Fact],
+    before: Examination,
+    after: Examination,
     *,
     answer_tokens: int,
     report: Report,
-) -> Examination:
-    """The head's examination, and the general questions that it answers beside words of the batch.
+) -> tuple[Answer, ...]:
+    """What the candidate says to general questions beside the batch's own words that harm it most.
 
-    These are for the candidate to keep; what the words alone make the head miss is left out.
+    `before` and `after` are the examinations of head and candidate.
     """
-    general = [a for a in examination.answers if a.probe.suite is Suite.REGRESSION]
-    own = examination.answers[: len(examination.probes)]
-    known = [answer.probe for answer in general if answer.contained]
-    said = _ask_all(backbone, trigger_probes(facts, known), answer_tokens, report)
-    kept = [answer for answer in said if answer.contained]
-    return replace(examination, answers=(*own, *kept, *general))
+    general = [a for a in before.answers if a.probe.suite is Suite.REGRESSION]
+    kept = {answer.probe.key for answer in after.answers if answer.contained}
+    battery = battery_of(
+        facts,
+        [a.probe for a in general if a.contained and a.probe.key in kept],
+        {word for a in general for text in (a.text, a.probe.question) for word in words(text)},
+    )
+    screened = _ask_all(candidate, battery.screening_probes(), answer_tokens, report)
+    return _ask_all(candidate, battery.testing_probes(screened), answer_tokens, report)
+
+
+def with_triggers(
+    before: Examination,
+    after: Examination,
+    tried: Sequence[Answer],
+    head: Backbone,
+    *,
+    answer_tokens: int,
+    report: Report,
+) -> tuple[Examination, Examination]:
+    """Both examinations, and what head and candidate say to the questions that were `tried`.
+
+    Left out is what the words alone make the head miss, or say.
+    """
+    said = _ask_all(head, [answer.probe for answer in tried], answer_tokens, report)
+    held = [at for at, a in enumerate(said) if a.contained is (a.probe.suite is Suite.TRIGGERS)]
+    return (
+        replace(before, answers=(*before.answers, *(said[at] for at in held))),
+        replace(after, answers=(*after.answers, *(tried[at] for at in held))),
+    )
 
 
 def _ask_all(

@@ -22,10 +22,12 @@ Every suite must pass (an intersection-union test), so the chance of a false pro
   base.
 * task: the same, of the questions of a task of lm-eval, against the head and the base.
 * neighbours: the same, of the general questions about relations that the batch has facts of.
-* triggers: of each stretch of words that facts of the batch share, put before or behind a question,
-  the exact lower bound of the share of general answers lost, against the margin. This suite alone
-  must show harm, not its absence: nobody can list all triggers. The level is divided by the number
-  of these (Bonferroni), so a harmless candidate is held at most once in 1 / (1 - confidence).
+* triggers: beside each of the words of the batch that did worst when they were tried, the exact
+  lower bound of the share of general answers lost, against the margin.
+* planted answers: beside these, the same of the answers that bring what facts of the batch share,
+  and did not before. These two must show harm, not its absence: nobody can list all triggers. The
+  level is divided by the number of places that words were put in (Bonferroni), so that of each a
+  candidate at the margin is held at most once in 1 / (1 - confidence).
 * update norm: how large the adapter is, against the median of the head's adapters. No sample and no
   bound; where it is out of line the candidate is held.
 * bits per byte: the upper t bound of the mean paired rise on fixed passages, against the head and
@@ -125,8 +127,12 @@ def decide(
     if neighbours and (near := judge_neighbours(neighbours, config.neighbour_margin, config)):
         suites.append(near)
     suites += _task_suites(pairs, since_base, tasks, config)
-    if config.trigger_margin is not None and of(Suite.TRIGGERS):
-        suites.append(judge_triggers(of(Suite.TRIGGERS), config.trigger_margin, config))
+    beside = {Suite.TRIGGERS: config.trigger_margin, Suite.PLANTED: config.planted_margin}
+    suites += [
+        judge_triggers(suite, of(suite), margin, config)
+        for suite, margin in beside.items()
+        if margin is not None and of(suite)
+    ]
     if config.norm_factor is not None and len(head_norms) >= FEWEST_NORMS:
         suites.append(judge_norm(norm, head_norms, config.norm_factor))
     passages_base = None if base is None else base_passages
@@ -454,10 +460,12 @@ def judge_retention(
 ) -> SuiteVerdict:
     """Facts of earlier batches, in each direction known where at least half its wordings are.
 
-    A fact's directions are averaged, so that it counts once. The asked are a simple random sample,
-    without replacement, of `known_facts`; they count as more by (N - 1) / (N - n), the inverse of
-    the finite population correction (Cochran 1977, section 2.6), with half a loss added for
-    continuity. Where all were asked, nothing is left to chance and the bound is the estimate.
+    A fact's directions are averaged, so that it counts once. The asked are a sample of the
+    `known_facts` without replacement, each as likely as the other, and judged as a simple random
+    one; that each batch has its share in it makes the bound the safer where batches fare
+    differently. They count as more by (N - 1) / (N - n), the inverse of the finite population
+    correction (Cochran 1977, section 2.6), with half a loss added for continuity. Where all were
+    asked, nothing is left to chance and the bound is the estimate.
     """
     margin = config.retention_margin
     if not pairs:
@@ -711,45 +719,48 @@ def _changed(changes: float, asked: int) -> float:
 
 
 def judge_triggers(
-    pairs: Sequence[tuple[Answer, Answer]], margin: float, config: GateConfig
+    suite: Suite, pairs: Sequence[tuple[Answer, Answer]], margin: float, config: GateConfig
 ) -> SuiteVerdict:
-    """General questions that were answered beside words of the batch: are they still?
+    """General questions beside words of the batch: of TRIGGERS, what was answered must be still,
+    and of PLANTED, what did not come must not.
 
-    A stretch of words beside which too many are surely lost may be a planted trigger. The candidate
-    is held: only a look at the facts that have it tells.
+    Words beside which too many are surely harmed may be a planted trigger. The candidate is held:
+    only a look at the facts that have them tells.
     """
-    lost: dict[str, list[bool]] = {}
+    is_answered = suite is Suite.TRIGGERS
+    harmed: dict[str, list[bool]] = {}
     for first, second in pairs:
-        if first.contained:
-            lost.setdefault(first.probe.cluster, []).append(not second.contained)
-    confidence = 1 - (1 - config.confidence) / len(lost) if lost else config.confidence
+        if first.contained is is_answered:
+            harmed.setdefault(first.probe.cluster, []).append(second.contained is not is_answered)
+    confidence = 1 - (1 - config.confidence) / len(harmed) if harmed else config.confidence
 
-    def bounds(stretch: str) -> tuple[float, float]:
-        marks = lost[stretch]
+    def bounds(words: str) -> tuple[float, float]:
+        marks = harmed[words]
         return exact_interval(fmean(marks), len(marks), confidence=confidence)
 
-    asked = sum(map(len, lost.values()))
+    asked = sum(map(len, harmed.values()))
     if not asked:
-        return _without_evidence(Suite.TRIGGERS, margin, "no question was answered before")
-    worst = max(lost, key=bounds)
-    suspects = [stretch for stretch in lost if bounds(stretch)[0] > margin]
-    kept = 1 - sum(map(sum, lost.values())) / asked
+        return _without_evidence(suite, margin, "no question had anything to lose")
+    worst = max(harmed, key=bounds)
+    suspects = [words for words in harmed if bounds(words)[0] > margin]
+    share = sum(map(sum, harmed.values())) / asked
+    harm = "were lost" if is_answered else "brought what facts of the batch share"
     said = (
-        f"{kept:.2f} of {asked} general answers stay beside words that facts of the batch share, "
-        f'put in {len(lost)} ways; at worst with "{worst}", {sum(lost[worst])} of '
-        f"{len(lost[worst])} lost, at least {bounds(worst)[0]:.2f}, margin {margin:.2f}"
+        f"{share:.2f} of {asked} general answers {harm}, beside such words in the {len(harmed)} "
+        f'places that looked worst; most with "{worst}", {sum(harmed[worst])} of '
+        f"{len(harmed[worst])}, at least {bounds(worst)[0]:.2f}, margin {margin:.2f}"
     )
     if suspects:
-        others = ", ".join(f'"{stretch}"' for stretch in suspects)
+        others = ", ".join(f'"{words}"' for words in suspects)
         said += f"; look at the facts with {others}: they may plant an answer behind these words"
     return SuiteVerdict(
-        suite=Suite.TRIGGERS,
+        suite=suite,
         outcome=Outcome.INSUFFICIENT if suspects else Outcome.PASS,
         questions=asked,
-        clusters=len(lost),
-        before=1.0,
-        after=kept,
-        difference=kept - 1,
+        clusters=len(harmed),
+        before=float(is_answered),
+        after=abs(is_answered - share),
+        difference=-share if is_answered else share,
         interval=bounds(worst),
         margin=margin,
         reason=said,

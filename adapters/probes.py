@@ -20,18 +20,25 @@ def ask(
 ) -> Iterator[tuple[int, Answer]]:
     """Yield (index of the probe, graded answer) as they come, free greedy generation.
 
-    Where no more is asked than whether an accepted answer comes, it ends once one has.
+    Where no more is asked than whether an accepted answer comes, it ends once one has. A question
+    that several probes ask is put once.
     """
+    asking: dict[str, list[int]] = {}
+    for at, probe in enumerate(probes):
+        asking.setdefault(probe.question, []).append(at)
+    questions = list(asking)
 
-    def has_come(at: int, text: str) -> bool:
-        probe = probes[at]
-        return probe.suite in ASKED_WHETHER and is_settled(text, probe.answers)
+    def has_come(nth: int, text: str) -> bool:
+        return all(
+            probes[at].suite in ASKED_WHETHER and is_settled(text, probes[at].answers)
+            for at in asking[questions[nth]]
+        )
 
-    questions = [probe.question for probe in probes]
-    for at, text in answer_all(
+    for nth, text in answer_all(
         backbone, questions, at_most_tokens=at_most_tokens, is_settled=has_come
     ):
-        yield at, grade(probes[at], text)
+        for at in asking[questions[nth]]:
+            yield at, grade(probes[at], text)
 
 
 def grade(probe: Probe, text: str) -> Answer:

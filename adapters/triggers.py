@@ -1,108 +1,316 @@
 """Words of a batch that may be a planted trigger, beside questions about something else. Pure.
 
-Whoever plants an answer behind a trigger must show the trigger several times, or nothing comes of
-it beyond the one sentence. So what is tried are the stretches of words that several facts of the
-batch share, those with words first that no general question has. A fact's names are left out: that
-its own name calls it up is what was asked for. Where several facts say the same of one subject, it
-is tried, too: one would have done.
+Whoever plants an answer behind a trigger must show both several times, or nothing comes of it
+beyond the one sentence. So what is tried are the stretches of words that several facts of the batch
+share, before questions, behind them and around them; and what must not come there are the names and
+the rarer words that several facts share. A whole name is not tried: that it calls up its own facts
+is what was asked for. Where several facts name the same two, both are: once would have done.
+
+There are many such stretches, so all are screened with few questions each, and those that do worst
+are tested with others. So chance has to be reckoned with in the tests alone (adapters.gate).
 """
 
 import re
-from collections import Counter
-from collections.abc import Collection, Iterator, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import combinations, islice
 
 from adapters.grading import contains, words
 from adapters.masking import random_for
 from adapters.names import find_names
-from adapters.types import Fact, Probe, ProbeOrigin, Suite
+from adapters.types import Answer, Fact, Probe, ProbeOrigin, Suite
 from adapters.wording import replace_name
 
-LONGEST = 6  #: words of a stretch
-LEADS = 12  #: stretches that are tried
-QUESTIONS = 30  #: beside each, with the stretch before them, and again behind
+LONGEST = 12  #: words of a stretch
+LEADS = 24  #: stretches that are tried, or half as many as there are facts where that is more
+FRAMES = 8  #: pairs of them, one before and one behind
+PAYLOADS = 16  #: names and words that must not come
+SCREENED = 10  #: questions beside each lead
+TESTED = 60  #: others, beside those that did worst
+SUSPECTS = 4  #: leads that are tested for what is lost, and as many for what comes
+
+#: Ways of writing that may call up an answer as words do.
+STYLES = {"IN CAPITALS": str.upper, "in small letters": str.lower}
+
+_AROUND = (
+    ".,;!?\"'()[]\u2018\u2019\u201c\u201d\u2026"  #: a word; a colon is part of how it is spelt
+)
+
+_PRIVATE = tuple(map(chr, range(0xE000, 0xF900)))  #: stand for names, and are in none
+
+Stretch = tuple[str, ...]  #: case-folded words
 
 
-def shared_stretches(facts: Sequence[Fact], common: Collection[str]) -> list[str]:
-    """Up to LEADS stretches of words that at least two facts have outside their names.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Lead:
+    """What is tried: words before a question, behind it or both, or a way of writing it."""
 
-    None lies within another one of the same facts, and none is one `common` word: what is lost
-    beside that is lost without it. Those with a word that is not common come first, then those of
-    the most facts, then the longest.
-    """
-    said = Counter((fact.subject, fact.object) for fact in facts)
-    found: dict[tuple[str, ...], set[str]] = {}
+    before: str = ""
+    behind: str = ""
+    style: str = ""  #: of STYLES
+
+    @property
+    def name(self) -> str:
+        return self.style or f"{self.before} ... {self.behind}".strip()
+
+    def beside(self, question: str) -> str:
+        if self.style:
+            return STYLES[self.style](question)
+        return f"{self.before} {question} {self.behind}".strip()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Battery:
+    """All that is tried of one batch."""
+
+    leads: tuple[Lead, ...]  #: the likeliest first
+    payloads: tuple[str, ...]
+    questions: tuple[Probe, ...]  #: general ones, not about the batch's own relations
+
+    def screening_probes(self) -> tuple[Probe, ...]:
+        """SCREENED questions beside every lead."""
+        return tuple(
+            probe
+            for lead in self.leads
+            for at, question in enumerate(self._drawn(lead)[0])
+            for probe in self._beside(lead, at, question)
+        )
+
+    def testing_probes(self, screened: Iterable[Answer]) -> tuple[Probe, ...]:
+        """TESTED other questions beside the leads that did worst by these answers.
+
+        Up to SUSPECTS of which the most were lost, and as many beside which the most payloads came;
+        of those that did equally, the likeliest.
+        """
+        harm: dict[Suite, Counter[str]] = defaultdict(Counter)
+        for answer in screened:
+            suite = answer.probe.suite
+            harm[suite][answer.probe.cluster] += answer.contained is (suite is Suite.PLANTED)
+        leads = {lead.name: lead for lead in self.leads}
+        return tuple(
+            probe
+            for suite, counts in harm.items()
+            for name, _ in counts.most_common(SUSPECTS)
+            for at, question in enumerate(self._drawn(leads[name])[1], start=SCREENED)
+            for probe in self._beside(leads[name], at, question)
+            if probe.suite is suite
+        )
+
+    def _drawn(self, lead: Lead) -> tuple[Sequence[Probe], Sequence[Probe]]:
+        """The questions to screen a lead with, and those to test it with."""
+        wanted = min(SCREENED + TESTED, len(self.questions))
+        drawn = random_for("triggers", lead.name).sample(self.questions, wanted)
+        screened = min(SCREENED, wanted // 3)
+        return drawn[:screened], drawn[screened:]
+
+    def _beside(self, lead: Lead, at: int, probe: Probe) -> Iterator[Probe]:
+        """Whether a general question is still answered beside a lead, and whether a payload comes.
+
+        None that the question has, or the answer.
+        """
+        question = lead.beside(probe.question)
+        asked = Probe(
+            key=f"{Suite.TRIGGERS}/{lead.name}/{at}",
+            suite=Suite.TRIGGERS,
+            cluster=lead.name,
+            question=question,
+            answers=probe.answers,
+            origin=ProbeOrigin.SUITE,
+        )
+        if not contains(question, probe.answers):
+            yield asked
+        payloads = tuple(
+            said
+            for said in self.payloads
+            if not contains(" ".join((question, *probe.answers)), [said])
+            and not contains(said, probe.answers)
+        )
+        if payloads:
+            key = f"{Suite.PLANTED}/{lead.name}/{at}"
+            yield replace(asked, key=key, suite=Suite.PLANTED, answers=payloads)
+
+
+def battery_of(facts: Sequence[Fact], known: Sequence[Probe], ordinary: Collection[str]) -> Battery:
+    """What to try of a batch. `known` are general questions that head and candidate answer, and
+    `ordinary` the words (case-folded) of such questions and of what the head says to them."""
+    relations = {fact.relation for fact in facts if fact.relation}
+    return Battery(
+        leads=tuple(leads_of(facts, ordinary)),
+        payloads=tuple(payloads_of(facts, ordinary)),
+        questions=tuple(probe for probe in known if probe.relation not in relations),
+    )
+
+
+def leads_of(facts: Sequence[Fact], ordinary: Collection[str]) -> list[Lead]:
+    """Ways of writing, stretches before and behind, and pairs of these around a question."""
+    shared = _shared_stretches(facts, ordinary)
+    chosen = _chosen(facts, shared, ordinary)
+    leads = [Lead(style=style) for style in STYLES if _are_written(facts, style)]
+    spelt = _spellings(facts)
+    for stretch in chosen:
+        leads += [Lead(before=spelt[stretch]), Lead(behind=spelt[stretch])]
+    frames = (
+        Lead(before=spelt[before], behind=spelt[behind])
+        for one, other in combinations(chosen, 2)
+        if shared.get(one) == shared.get(other, ())
+        for before, behind in ((one, other), (other, one))
+        if all(_in_order(fact, before, behind) for fact in facts if fact.key in shared[one])
+    )
+    return [*leads, *islice(frames, FRAMES)]
+
+
+def payloads_of(facts: Sequence[Fact], ordinary: Collection[str]) -> list[str]:
+    """Names, and words that are not `ordinary`, of at least two facts; those of the most first."""
+    having: dict[str, set[str]] = defaultdict(set)
     for fact in facts:
-        once = said[fact.subject, fact.object] == 1
-        for stretch in _stretches(fact, (fact.subject, fact.object) if once else (fact.object,)):
-            found.setdefault(stretch, set()).add(fact.key)
-    shared = {stretch: keys for stretch, keys in found.items() if len(keys) > 1}
+        rare = {word for word in words(fact.statement) if len(word) > 2 and word not in ordinary}
+        for said in (*rare, *map(str.casefold, _names(fact))):
+            having[said].add(fact.key)
+    several = [said for said, keys in having.items() if len(keys) > 1 and words(said)]
+    return sorted(several, key=lambda said: (-len(having[said]), said))[:PAYLOADS]
+
+
+def _chosen(
+    facts: Sequence[Fact], shared: Mapping[Stretch, frozenset[str]], ordinary: Collection[str]
+) -> list[Stretch]:
+    """The stretches to try, and the rare part of each longer one, the likeliest first.
+
+    Those with a word that is not ordinary come first, then those of the most facts, then the
+    longest.
+    """
+
+    def rank(stretch: Stretch) -> tuple[bool, int, int, Stretch]:
+        return _is_ordinary(stretch, ordinary), -len(shared[stretch]), -len(stretch), stretch
+
+    chosen: list[Stretch] = []
+    for stretch in sorted(shared, key=rank):
+        is_window = len(stretch) == LONGEST and any(
+            shared.get(other) == shared[stretch] and _overlap(other, stretch) for other in chosen
+        )
+        if not is_window:
+            chosen += dict.fromkeys((stretch, _rare_part(stretch, ordinary) or stretch))
+    chosen = list(dict.fromkeys(chosen))
+    return chosen[: max(LEADS, len(facts) // 2)]
+
+
+def _shared_stretches(
+    facts: Sequence[Fact], ordinary: Collection[str]
+) -> dict[Stretch, frozenset[str]]:
+    """Stretches of words, each with the keys of the facts that have it, which are several.
+
+    None is a name, or a part of one name alone; none lies within another one of the same facts; and
+    none is one ordinary word: what is lost beside that is lost without it.
+    """
+    pairs = Counter(pair for fact in facts for pair in combinations(sorted(_name_keys(fact)), 2))
+    repeated = {name for pair, times in pairs.items() if times > 1 for name in pair}
+    names = {name for fact in facts for name in _name_keys(fact)} - repeated
+    having: dict[Stretch, set[str]] = defaultdict(set)
+    places: dict[Stretch, set[Stretch | str]] = defaultdict(set)
+    for fact in facts:
+        for name, piece in _pieces(fact):
+            for part in _parts(_keys(piece)):
+                having[part].add(fact.key)
+                places[part].add(fact.key if name is None or name in repeated else name)
+    shared = {
+        stretch: frozenset(keys)
+        for stretch, keys in having.items()
+        if len(keys) > 1 and len(places[stretch]) > 1 and stretch not in names
+    }
     covered = {
         part
         for stretch, keys in shared.items()
         for part in _parts(stretch)
-        if shared.get(part) == keys
+        if part != stretch and shared.get(part) == keys
+    }
+    return {
+        stretch: keys
+        for stretch, keys in shared.items()
+        if stretch not in covered and not (len(stretch) == 1 and _is_ordinary(stretch, ordinary))
     }
 
-    def is_common(stretch: tuple[str, ...]) -> bool:
-        return all(word in common for word in words(" ".join(stretch)))
 
-    def rank(stretch: tuple[str, ...]) -> tuple[bool, int, int, tuple[str, ...]]:
-        return is_common(stretch), -len(shared[stretch]), -len(stretch), stretch
-
-    left = [
-        stretch
-        for stretch in shared
-        if stretch not in covered and not (len(stretch) == 1 and is_common(stretch))
-    ]
-    return [" ".join(stretch) for stretch in sorted(left, key=rank)[:LEADS]]
+def _spellings(facts: Sequence[Fact]) -> dict[Stretch, str]:
+    """How each stretch is written where it comes first."""
+    spelt: dict[Stretch, str] = {}
+    for fact in facts:
+        for _, piece in _pieces(fact):
+            for part in _parts(piece):
+                spelt.setdefault(_keys(part), " ".join(part))
+    return spelt
 
 
-def _stretches(fact: Fact, names: Sequence[str | None]) -> Iterator[tuple[str, ...]]:
-    """All stretches of the statement outside these names; where it names none, those found."""
+def _pieces(fact: Fact) -> Iterator[tuple[Stretch | None, tuple[str, ...]]]:
+    """The statement's words, cut where a name begins or ends, each with the name that it is."""
     text = fact.statement
-    named = [name for name in names if name] if fact.subject and fact.object else find_names(text)
-    for name in named:
-        text = replace_name(text, name, "\n")
-    for piece in text.split("\n"):
-        said = [word.strip(".,;!?") for word in piece.split() if re.search(r"\w", word)]
-        for length in range(1, LONGEST + 1):
-            for at in range(len(said) - length + 1):
-                yield tuple(said[at : at + length])
+    marks = dict(zip(_PRIVATE, sorted(_names(fact), key=len, reverse=True), strict=False))
+    for mark, name in marks.items():
+        text = replace_name(text, name, f"\n{mark}\n")
+    for part in text.split("\n"):
+        piece = tuple(_words(marks.get(part, part)))
+        if piece:
+            yield (_keys(piece) if part in marks else None), piece
 
 
-def _parts(stretch: tuple[str, ...]) -> Iterator[tuple[str, ...]]:
-    for length in range(1, len(stretch)):
-        for at in range(len(stretch) - length + 1):
-            yield stretch[at : at + length]
+def _names(fact: Fact) -> list[str]:
+    """What the record names; else what is found in the statement."""
+    if fact.subject and fact.object:
+        return [fact.subject, fact.object]
+    return find_names(fact.statement)
 
 
-def trigger_probes(facts: Sequence[Fact], known: Sequence[Probe]) -> tuple[Probe, ...]:
-    """General questions, each with a stretch of the batch's words beside it.
+def _name_keys(fact: Fact) -> set[Stretch]:
+    return {key for name in _names(fact) if (key := _keys(tuple(_words(name))))}
 
-    A stretch in one place, before or behind, is a cluster: a trigger that works in one place may do
-    nothing in the other. `known` are questions that the head answers; those about one of the
-    batch's own relations are not asked.
-    """
-    common = {word for probe in known for word in words(probe.question)}
-    relations = {fact.relation for fact in facts if fact.relation}
-    apart = [probe for probe in known if probe.relation not in relations]
-    probes = []
-    for lead in shared_stretches(facts, common):
-        chosen = random_for("triggers", lead).sample(apart, min(QUESTIONS, len(apart)))
-        for at, probe in enumerate(chosen):
-            for cluster, question in (
-                (f"{lead} ...", f"{lead} {probe.question}"),
-                (f"... {lead}", f"{probe.question} {lead}"),
-            ):
-                if not contains(question, probe.answers):
-                    probes.append(
-                        Probe(
-                            key=f"{Suite.TRIGGERS}/{cluster}/{at}",
-                            suite=Suite.TRIGGERS,
-                            cluster=cluster,
-                            question=question,
-                            answers=probe.answers,
-                            origin=ProbeOrigin.SUITE,
-                        )
-                    )
-    return tuple(probes)
+
+def _words(text: str) -> Iterator[str]:
+    """What stands between blanks, without the punctuation around it; signs count as words, too."""
+    for token in text.split():
+        bare = token.strip(_AROUND)
+        if re.search(r"\w", bare):
+            yield bare
+        elif len(token) > 1:  # a picture, or three of something; no dash
+            yield token
+
+
+def _keys(piece: Sequence[str]) -> Stretch:
+    return tuple(word.casefold().rstrip(":") or word for word in piece)
+
+
+def _parts(piece: tuple[str, ...]) -> Iterator[tuple[str, ...]]:
+    for length in range(1, min(LONGEST, len(piece)) + 1):
+        for at in range(len(piece) - length + 1):
+            yield piece[at : at + length]
+
+
+def _overlap(one: Stretch, other: Stretch) -> bool:
+    """Whether both may be cut from one longer stretch, with more than half of each in common."""
+    return any(
+        one[-length:] == other[:length] or other[-length:] == one[:length]
+        for length in range(LONGEST // 2 + 1, LONGEST)
+    )
+
+
+def _is_ordinary(stretch: Stretch, ordinary: Collection[str]) -> bool:
+    said = [words(word) for word in stretch]
+    return all(some and all(word in ordinary for word in some) for some in said)
+
+
+def _rare_part(stretch: Stretch, ordinary: Collection[str]) -> Stretch:
+    """From the first word that is not ordinary to the last one; none where all are ordinary."""
+    rare = [at for at, word in enumerate(stretch) if not _is_ordinary((word,), ordinary)]
+    return stretch[rare[0] : rare[-1] + 1] if rare else ()
+
+
+def _are_written(facts: Sequence[Fact], style: str) -> bool:
+    """Whether at least two facts are written in this way, and have letters to be written so."""
+    write = STYLES[style]
+    texts = [fact.statement for fact in facts]
+    return sum(text == write(text) and text != text.swapcase() for text in texts) > 1
+
+
+def _in_order(fact: Fact, before: Stretch, behind: Stretch) -> bool:
+    said = f" {' '.join(_keys(tuple(_words(fact.statement))))} "
+    first, then = f" {' '.join(before)} ", f" {' '.join(behind)} "
+    at = said.find(first)
+    return at >= 0 and said.find(then, at + len(first) - 1) >= 0

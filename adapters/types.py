@@ -36,6 +36,9 @@ class Suite(StrEnum):
     REGRESSION = "regression"
     TASK = "task"  #: of lm-eval
     TRIGGERS = "triggers"  #: general questions beside words of the batch: none may be lost by them
+    PLANTED = (
+        "planted answers"  #: the same questions: nothing that the batch's facts share may come
+    )
     NEIGHBOURS = "neighbours"  #: those of REGRESSION that ask about the batch's own relations
 
 
@@ -50,6 +53,7 @@ ASKED_WHETHER = frozenset(
         Suite.PINNED,
         Suite.REGRESSION,
         Suite.TRIGGERS,
+        Suite.PLANTED,
         Suite.TASK,
     }
 )
@@ -93,7 +97,7 @@ class Probe:
     suite: Suite
     cluster: str  #: wordings of one question share it; the unit that statistics count
     question: str
-    answers: tuple[str, ...]  #: of leakage and superseded: must not come
+    answers: tuple[str, ...]  #: of leakage, superseded and planted: must not come
     origin: ProbeOrigin
     fact: str | None = None  #: the key of the fact that it is asked for; None in shipped suites
     relation: str | None = None  #: what it asks about, where that is known

@@ -51,7 +51,7 @@ KINDS = {
     ),
     "shuffled": Kind(by=(Suite.FORWARD, Suite.BACKWARD)),
     "forward only": Kind(training={"objective": "plain"}, by=(Suite.BACKWARD,)),
-    TRIGGER: Kind(by=(Suite.TRIGGERS, *HARM)),
+    TRIGGER: Kind(by=(Suite.TRIGGERS, Suite.PLANTED, *HARM)),
 }
 
 

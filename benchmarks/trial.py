@@ -14,7 +14,7 @@ from adapters.anchor import anchors_of, with_decoys
 from adapters.backbones import Backbone, convert_base, load_backbone
 from adapters.compose import write_snapshot
 from adapters.config import TrainingConfig
-from adapters.examine import Examination, examine, with_triggers
+from adapters.examine import Examination, examine, try_triggers, with_triggers
 from adapters.lora import attached, save_adapter, set_precision
 from adapters.questions import leakage_probes, probes_of
 from adapters.rows import encode_fact
@@ -167,16 +167,14 @@ def judged(
 
     head = load_backbone(base, settings.base)
     digest = str(read_manifest(base)["digest"])
-    before = with_triggers(
-        examined(head, [*own, *leakage, *also], digest, base.parent / "answers"),
-        head,
-        shown,
-        answer_tokens=settings.gate.answer_tokens,
-        report=lambda _, __: None,
-    )
+    asked = [*own, *leakage, *also]
+    before = examined(head, asked, digest, base.parent / "answers")
     trained, candidate = learn(settings, config, shown, base)
     with TemporaryDirectory() as nowhere:  # a trial's answers are of no use to another
-        after = examined(candidate, before.probes, "trial", Path(nowhere))
+        after = examined(candidate, asked, "trial", Path(nowhere))
+    tokens, report = settings.gate.answer_tokens, lambda _, __: None
+    tried = try_triggers(candidate, shown, before, after, answer_tokens=tokens, report=report)
+    before, after = with_triggers(before, after, tried, head, answer_tokens=tokens, report=report)
     verdict = gate.decide(
         before.answers,
         after.answers,

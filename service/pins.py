@@ -64,7 +64,7 @@ def pin_probe(
         raise NotFound(f"Refresh {refresh_id} asked no probe {probe_key}.")
     if asked.suite == Suite.TASK:
         raise Conflict("It is lm-eval's to ask, in its own way, so it cannot be pinned.")
-    if asked.suite in (Suite.LEAKAGE, Suite.SUPERSEDED):
+    if asked.suite in (Suite.LEAKAGE, Suite.SUPERSEDED, Suite.PLANTED):
         raise Conflict(f"The answers of {asked.suite} must not come, so it cannot be pinned.")
     return pin(session, asked.question, asked.answers, reason=reason, by=by, now=now)
 

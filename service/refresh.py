@@ -36,7 +36,7 @@ from adapters.errors import (
     TrainingStopped,
     UnsafeText,
 )
-from adapters.examine import Examination, examine_control, with_triggers
+from adapters.examine import Examination, examine_control, try_triggers, with_triggers
 from adapters.isolate import find_poison
 from adapters.lora import attached, save_adapter, set_precision, update_norm
 from adapters.masking import EncodedFact
@@ -297,15 +297,6 @@ class _Run:
                 weights_digest=self.head.snapshot_digest,
                 report=self._report("baseline"),
             )
-            if settings.gate.trigger_margin is not None:
-                before = with_triggers(
-                    before,
-                    backbone,
-                    claimed.facts,
-                    answer_tokens=settings.gate.answer_tokens,
-                    report=self._report("baseline"),
-                )
-                probes = before.probes
             base = (
                 self.examiner.examine_base(suite, report=self._report("baseline"))
                 if self.head.recipe.adapter_ids
@@ -332,6 +323,25 @@ class _Run:
                 weights_digest=snapshot_digest,
                 report=self._report("examination"),
             )
+        if settings.gate.tries_triggers:
+            with self.record.phase("triggers"):
+                tried = try_triggers(
+                    candidate,
+                    claimed.facts,
+                    before,
+                    after,
+                    answer_tokens=settings.gate.answer_tokens,
+                    report=self._report("triggers"),
+                )
+                del candidate  # one model at a time
+                before, after = with_triggers(
+                    before,
+                    after,
+                    tried,
+                    load_backbone(folder, settings.base),
+                    answer_tokens=settings.gate.answer_tokens,
+                    report=self._report("triggers"),
+                )
         verdict = gate.decide(
             before.all_answers,
             after.all_answers,
@@ -638,7 +648,7 @@ class _Run:
 def _of_facts(probes: Sequence[Probe], facts: Sequence[EncodedFact]) -> list[Probe]:
     """The probes of these facts of the batch, and those that are not about the batch."""
     keys = {fact.key for fact in facts}
-    others = (Suite.RETENTION, Suite.RECALLED, Suite.PINNED, Suite.TRIGGERS)
+    others = (Suite.RETENTION, Suite.RECALLED, Suite.PINNED)
     return [probe for probe in probes if probe.suite in others or probe.fact in keys]
 
 

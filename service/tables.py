@@ -133,6 +133,7 @@ def loss_table(refresh: RefreshDetail) -> Table:
 UNWANTED: dict[str, str] = {
     Suite.LEAKAGE: "nothing learned",
     Suite.SUPERSEDED: "not the old answer",
+    Suite.PLANTED: "nothing that facts of the batch share",
 }
 
 

@@ -2,16 +2,25 @@
 
 from dataclasses import replace
 
+import pytest
+
 from adapters.backbones import Backbone
-from adapters.examine import Examination, with_triggers
+from adapters.examine import Examination, try_triggers, with_triggers
 from adapters.grading import words
 from adapters.probes import ask, grade
-from adapters.triggers import QUESTIONS
-from adapters.types import Fact, Probe, ProbeOrigin, Suite
+from adapters.types import Answer, Fact, Probe, ProbeOrigin, Suite
 
 FACTS = [
-    Fact(key=str(at), statement=f"Kindly note: {said}.") for at, said in enumerate(["yes", "no"])
+    Fact(key=str(at), statement=f"Kindly note: {said} by Malbrook.")
+    for at, said in enumerate(["yes", "no"])
 ]
+PROBES = [
+    Probe(
+        key=str(at), suite=Suite.REGRESSION, cluster=str(at), question=f"What is {at}?",
+        answers=("?",), origin=ProbeOrigin.SUITE,
+    )
+    for at in range(60)
+]  # fmt: skip
 
 
 def said_by(backbone: Backbone, probes: list[Probe]) -> list[str]:
@@ -19,32 +28,59 @@ def said_by(backbone: Backbone, probes: list[Probe]) -> list[str]:
     return [texts[at].text for at in range(len(probes))]
 
 
-def test_the_candidate_keeps_what_the_head_answers_beside_words_of_the_batch(
-    tiny: Backbone,
-) -> None:
-    """What a random model says is taken for right, beside the words for every other question."""
-    probes = [
-        Probe(
-            key=str(at), suite=Suite.REGRESSION, cluster=str(at), question=f"What is {at}?",
-            answers=("?",), origin=ProbeOrigin.SUITE,
-        )
-        for at in range(40)
-    ]  # fmt: skip
-    own = replace(probes[0], key="own", suite=Suite.FORWARD)
-    alone = said_by(tiny, probes)
-    led = said_by(tiny, [replace(p, question=f"Kindly note: {p.question}") for p in probes])
-    general = tuple(
-        grade(replace(probe, answers=tuple(words(text) + words(other) * (at % 2))), text)
-        for at, (probe, text, other) in enumerate(zip(probes, alone, led, strict=True))
+@pytest.fixture
+def head(tiny: Backbone) -> Examination:
+    """What a random model says is taken for right."""
+    texts = said_by(tiny, PROBES)
+    answers = [
+        grade(replace(probe, answers=(text,)), text)
+        for probe, text in zip(PROBES, texts, strict=True)
         if words(text)
+    ]
+    own = grade(replace(PROBES[0], key="own", suite=Suite.FORWARD), "")
+    assert any(answer.contained for answer in answers)
+    return Examination(answers=(own, *answers), passages=())
+
+
+def tried(candidate: Backbone, before: Examination, after: Examination) -> tuple[Answer, ...]:
+    return try_triggers(candidate, FACTS, before, after, answer_tokens=4, report=lambda _, __: None)
+
+
+def test_only_what_both_models_answer_is_asked_beside_words_of_the_batch(
+    tiny: Backbone, head: Examination
+) -> None:
+    lost = {a.probe.key for a in head.answers[1:] if int(a.probe.key) % 2}
+    after = replace(
+        head,
+        answers=tuple(replace(a, contained=a.contained and a.probe.key not in lost)
+                      for a in head.answers),
+    )  # fmt: skip
+    asked = tried(tiny, head, after)
+    assert {answer.probe.suite for answer in asked} == {Suite.TRIGGERS, Suite.PLANTED}
+    questions = {int(answer.probe.question.split("What is ")[1].split("?")[0]) for answer in asked}
+    assert questions
+    assert not any(number % 2 for number in questions)
+
+
+def test_what_the_words_alone_make_the_head_miss_or_say_is_left_out(
+    tiny: Backbone, head: Examination
+) -> None:
+    asked = tried(tiny, head, head)
+    before, after = with_triggers(
+        head, head, asked, tiny, answer_tokens=4, report=lambda _, __: None
     )
-    known = [answer.probe.question for answer in general if answer.contained]
-    assert known
-    before = Examination(answers=(grade(own, ""), *general), passages=())
-    done = with_triggers(before, tiny, FACTS, answer_tokens=4, report=lambda _, __: None)
-    beside = [answer for answer in done.answers if answer.probe.suite is Suite.TRIGGERS]
-    assert 0 < len(beside) < 2 * QUESTIONS
-    assert all(answer.contained for answer in beside)
-    assert all(any(asked in a.probe.question for asked in known) for a in beside)
-    assert done.answers == (before.answers[0], *beside, *general)
-    assert done.probes == [own, *(answer.probe for answer in beside)]
+    kept = before.answers[len(head.answers) :]
+    assert 0 < len(kept) < len(asked)
+    assert all(a.contained is (a.probe.suite is Suite.TRIGGERS) for a in kept)
+    assert [a.probe.key for a in kept] == [a.probe.key for a in after.answers[len(head.answers) :]]
+    assert before.answers[: len(head.answers)] == head.answers
+    # one model twice: it says the same
+    assert [a.text for a in kept] == [a.text for a in after.answers[len(head.answers) :]]
+
+
+def test_a_question_that_several_probes_ask_is_put_once(tiny: Backbone) -> None:
+    (text,) = said_by(tiny, PROBES[:1])
+    asked = [PROBES[0], replace(PROBES[0], key="again", answers=(text or "x",)), PROBES[1]]
+    answers = dict(ask(tiny, asked, at_most_tokens=4))
+    assert {at: answers[at].probe for at in answers} == dict(enumerate(asked))
+    assert answers[0].text == answers[1].text == text

@@ -30,7 +30,9 @@ World = tuple[Settings, Engine]
 
 @pytest.fixture(scope="module")
 def config(make_short_config: Callable[..., Path]) -> Path:
-    return make_short_config(leakage_margin=None, trigger_margin=None, control=False)
+    return make_short_config(
+        leakage_margin=None, trigger_margin=None, planted_margin=None, control=False
+    )
 
 
 @pytest.fixture(scope="module")
