@@ -57,14 +57,15 @@ KINDS = {
 
 def main() -> None:
     parser = arguments(__doc__)
-    parser.add_argument("--seeds", type=int, default=20, help="from 1 on")
+    parser.add_argument("--seeds", type=int, default=20, help="the last one")
+    parser.add_argument("--first", type=int, default=1, help="so that several can share the work")
     parser.add_argument("--kind", action="append", choices=list(KINDS), help="default: all")
     parser.add_argument("--runs", type=Path, required=True, help="where each run is kept")
     options = parser.parse_args()
     settings = load_settings(options.config)
     base = ready_base(settings, options.base)
     kept = {line["key"]: line for line in read_lines(options.runs)}
-    for seed in range(1, options.seeds + 1):
+    for seed in range(options.first, options.seeds + 1):
         for name in options.kind or KINDS:
             kind = KINDS[name]
             config = settings.training.model_copy(update={"seed": seed, **kind.training})
