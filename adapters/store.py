@@ -66,14 +66,14 @@ def one_writer(folder: Path) -> Iterator[None]:
     Who waited may find there what it was going to make, so look again inside. Re-entrant.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(lock_of(folder), is_singleton=True):
+    with FileLock(_lock_of(folder), is_singleton=True):
         yield
 
 
 @contextmanager
 def writer_if_free(folder: Path) -> Iterator[bool]:
     """The same without waiting: whether nobody else writes this folder, or needs it as it is."""
-    lock = FileLock(lock_of(folder), is_singleton=True)
+    lock = FileLock(_lock_of(folder), is_singleton=True)
     try:
         lock.acquire(timeout=0)
     except Timeout:
@@ -119,22 +119,51 @@ def appearing(folder: Path) -> Iterator[Path]:
     A folder that is there already is replaced. One process at a time: others wait.
     """
     partial = folder.with_name(f"{folder.name}{PARTIAL}")
+    with one_writer(folder):
+        shutil.rmtree(partial, ignore_errors=True)  # of a process that was killed
+        with _written(partial, folder):
+            yield partial
+            _sync_all(partial)
+            if folder.exists():
+                shutil.rmtree(folder)
+            partial.rename(folder)
+            sync(folder.parent)
+
+
+@contextmanager
+def appearing_new(folder: Path) -> Iterator[Path]:
+    """The same for a folder that is not there yet, in a place of somebody else's.
+
+    Nothing else is left there, and nobody waits: of two processes the later one raises
+    ArtefactError. What killed ones left goes with the next that writes the same folder.
+    """
+    for left in folder.parent.glob(f".{glob.escape(folder.name)}.*{PARTIAL}"):
+        owner = left.name.removesuffix(PARTIAL).rpartition(".")[2].partition("-")[0]
+        if owner.isdecimal() and not is_alive(int(owner)):
+            shutil.rmtree(left, ignore_errors=True)
+    mark = f"{os.getpid()}-{secrets.token_hex(4)}"
+    partial = folder.with_name(f".{folder.name}.{mark}{PARTIAL}")
+    with _written(partial, folder):
+        yield partial
+        _sync_all(partial)
+        try:
+            partial.rename(folder)  # onto one that has something in it, this fails
+        except OSError as error:
+            if error.errno in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
+                raise ArtefactError(f"{folder} came to be there meanwhile; it stays.") from error
+            raise
+        sync(folder.parent)
+
+
+@contextmanager
+def _written(partial: Path, folder: Path) -> Iterator[None]:
+    """Let the partial folder be there for the block and no longer. Raises StorageFull."""
     try:
-        with one_writer(folder):
-            try:
-                shutil.rmtree(partial, ignore_errors=True)  # of a process that was killed
-                partial.mkdir(parents=True)
-                yield partial
-                for path in partial.rglob("*"):
-                    if path.is_file():
-                        sync(path)
-                sync(partial)
-                if folder.exists():
-                    shutil.rmtree(folder)
-                partial.rename(folder)
-                sync(folder.parent)
-            finally:
-                shutil.rmtree(partial, ignore_errors=True)
+        try:
+            partial.mkdir(parents=True)
+            yield
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
     except BaseException as error:
         if is_disk_full(error):
             raise StorageFull(
@@ -142,6 +171,24 @@ def appearing(folder: Path) -> Iterator[Path]:
                 "Free some space there and start again; what was there before is unharmed."
             ) from error
         raise
+
+
+def is_alive(pid: int) -> bool:
+    """Whether a process of this machine runs."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:  # it is somebody else's
+        pass
+    return True
+
+
+def _sync_all(folder: Path) -> None:
+    for path in folder.rglob("*"):
+        if path.is_file():
+            sync(path)
+    sync(folder)
 
 
 def is_disk_full(error: BaseException) -> bool:
@@ -247,7 +294,7 @@ def discard(folder: Path) -> None:
     """Remove a folder that nobody else writes, and what stands beside it for it."""
     shutil.rmtree(folder, ignore_errors=True)
     _stamp_of(folder).unlink(missing_ok=True)
-    lock_of(folder).unlink(missing_ok=True)
+    _lock_of(folder).unlink(missing_ok=True)
 
 
 def clear(folder: Path) -> None:
@@ -275,7 +322,7 @@ def is_as_stamped(folder: Path, digest: str) -> bool:
         return False
 
 
-def lock_of(folder: Path) -> Path:
+def _lock_of(folder: Path) -> Path:
     return folder.with_name(f"{folder.name}.lock")
 
 

@@ -16,7 +16,7 @@ from sqlalchemy import URL, Engine, inspect, select
 from sqlalchemy.orm import Session
 
 from adapters.errors import ArtefactError
-from adapters.store import appearing, read_manifest, verify, write_manifest
+from adapters.store import appearing_new, read_manifest, verify, write_manifest
 from service import lineage
 from service.auth import PEPPER
 from service.db import opened, reading
@@ -52,7 +52,7 @@ def back_up(settings: Settings, engine: Engine, to: Path) -> Backup:
     places = Places(settings.state_dir)
     with reading(engine) as session:
         _refuse_while_erasing(session)
-    with appearing(to) as partial:
+    with appearing_new(to) as partial:
         partial.chmod(0o700)  # the pepper and the webhook's secret are in it
         _copy_database(engine, partial)
         with reading(engine) as session:

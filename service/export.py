@@ -1,9 +1,6 @@
 """Hand a release on: as a model folder or as one adapter, with a card that says what it is."""
 
 import json
-import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -15,15 +12,7 @@ from sqlalchemy import Engine, func, select
 from sqlalchemy.orm import Session
 
 from adapters.compose import write_concatenated
-from adapters.store import (
-    MANIFEST,
-    PARTIAL,
-    appearing,
-    copy_plain,
-    lock_of,
-    verify,
-    write_manifest,
-)
+from adapters.store import MANIFEST, appearing_new, copy_plain, verify, write_manifest
 from adapters.types import Family, Suite
 from service import lineage
 from service.db import reading
@@ -77,7 +66,8 @@ def export_release(
     """Write a release, the head unless one is named, into a folder that is not there yet.
 
     It appears whole or not at all. Raises Conflict where the folder is there or the form does not
-    fit, NotFound for an unknown release, ArtefactError or ModelSourceError for damaged weights.
+    fit, NotFound for an unknown release, ArtefactError or ModelSourceError for damaged weights,
+    ArtefactError where the folder came to be there meanwhile.
     """
     if to.exists():
         raise Conflict(f"{to} is there already; name a folder that is not.")
@@ -92,36 +82,16 @@ def export_release(
             )
         if not recipe.adapter_ids:
             raise Conflict(f"Release {wanted} has no adapter: it is the base itself.")
-    with _apart(to) as written:
-        if form is Form.LORA:
-            _write_lora(settings, recipe.adapter_digests, written, export)
-        else:
-            with opened(settings, engine, wanted) as snapshot:
-                _write_model(snapshot, written, export)
-        written.rename(to)  # fails where somebody put something there meanwhile
+    if form is Form.LORA:
+        _write_lora(settings, recipe.adapter_digests, to, export)
+    else:
+        with opened(settings, engine, wanted) as snapshot:
+            _write_model(snapshot, to, export)
     return export
 
 
-@contextmanager
-def _apart(to: Path) -> Iterator[Path]:
-    """Where to write what shall appear there: under a name that tells a killed export's from it.
-
-    The next export to the same place takes that away, too.
-    """
-    apart = to.with_name(f".{to.name}{PARTIAL}")
-    apart.mkdir(parents=True, exist_ok=True)
-    written = apart / "export"
-    try:
-        yield written
-    finally:
-        shutil.rmtree(written, ignore_errors=True)
-        lock_of(written).unlink(missing_ok=True)
-        with suppress(OSError):  # another export to the same place is at work in it
-            apart.rmdir()
-
-
 def _write_model(snapshot: Path, to: Path, export: Export) -> None:
-    with appearing(to) as partial:
+    with appearing_new(to) as partial:
         for path in snapshot.rglob("*"):
             if path.is_file() and path.name != MANIFEST:
                 copy_plain(path, partial / path.relative_to(snapshot))
@@ -133,7 +103,7 @@ def _write_lora(settings: Settings, digests: tuple[str, ...], to: Path, export: 
     places = Places(settings.state_dir)
     for digest in digests:
         verify(places.adapter(digest), digest=digest)
-    with appearing(to) as partial:
+    with appearing_new(to) as partial:
         adapters = [places.adapter(digest) for digest in digests]
         write_concatenated(adapters, partial, base=export.base)
         _write_about(partial, export)

@@ -13,6 +13,7 @@ from sqlalchemy import CursorResult, select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
+from adapters.store import is_alive
 from service.errors import LeaseHeld, LeaseLost
 from service.models import Lease
 
@@ -40,17 +41,6 @@ def this_process() -> str:
 def of_process(pid: int) -> str:
     """How a process of this machine calls itself as a holder."""
     return f"{socket.gethostname()}:{pid}"
-
-
-def is_alive(pid: int) -> bool:
-    """Whether a process of this machine runs."""
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:  # it is somebody else's
-        pass
-    return True
 
 
 def acquire_refresh(session: Session, *, now: datetime, lease_s: float) -> Hold:

@@ -9,12 +9,11 @@ from typing import Any
 from sqlalchemy import Engine, inspect, select, update
 from sqlalchemy.orm import Session
 
-from adapters.store import PARTIAL, clear, is_read, writer_if_free
+from adapters.store import PARTIAL, clear, is_alive, is_read, writer_if_free
 from adapters.types import Suite
 from service import facts, lineage, pins
 from service.auth import read_pepper
 from service.errors import Conflict
-from service.leases import is_alive
 from service.models import (
     Adapter,
     Base,

@@ -13,6 +13,7 @@ import pytest
 from adapters.errors import ArtefactError, StorageFull
 from adapters.store import (
     appearing,
+    appearing_new,
     is_as_stamped,
     read_manifest,
     verify,
@@ -32,6 +33,27 @@ def test_an_artefact_that_fails_half_way_leaves_nothing_behind(tmp_path: Path) -
         (partial / "half").write_bytes(b"x")
         raise RuntimeError("half way")
     assert [path.name for path in tmp_path.iterdir()] == ["it.lock"]
+
+
+def test_a_new_artefact_leaves_nothing_beside_it(tmp_path: Path) -> None:
+    with appearing_new(tmp_path / "it") as partial:
+        (partial / "file").write_bytes(b"x")
+        assert not (tmp_path / "it").exists()
+    assert [path.name for path in tmp_path.iterdir()] == ["it"]
+    with pytest.raises(RuntimeError), appearing_new(tmp_path / "other"):
+        raise RuntimeError("half way")
+    assert [path.name for path in tmp_path.iterdir()] == ["it"]
+
+
+def test_of_two_that_write_a_new_artefact_the_later_one_is_told(tmp_path: Path) -> None:
+    """Neither waits, and the first one's stays."""
+    with pytest.raises(ArtefactError, match="it came to be there meanwhile"):  # noqa: PT012, SIM117
+        with appearing_new(tmp_path / "it") as later:
+            (later / "file").write_bytes(b"later")
+            with appearing_new(tmp_path / "it") as first:
+                (first / "file").write_bytes(b"first")
+    assert (tmp_path / "it" / "file").read_bytes() == b"first"
+    assert [path.name for path in tmp_path.iterdir()] == ["it"]
 
 
 WRITES_OFTEN = """
