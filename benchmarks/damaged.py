@@ -144,7 +144,11 @@ def with_object(fact: Fact, other: Fact) -> Fact:
 
 
 def summed_up(lines: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """How many of the damaged were stopped, and rightly, and how many of the good passed."""
+    """How many of the damaged were stopped, and rightly, and how many of the good passed.
+
+    Of several lines about one kind and seed the last counts: the others are of earlier settings.
+    """
+    lines = list({(line["kind"], line["seed"]): line for line in lines}.values())
     good = [line for line in lines if line["kind"] == GOOD]
     bad = [
         line for line in lines if line["kind"] != GOOD and (line["kind"] != TRIGGER or line["took"])

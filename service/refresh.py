@@ -334,14 +334,16 @@ class _Run:
                     report=self._report("triggers"),
                 )
                 del candidate  # one model at a time
-                before, after = with_triggers(
-                    before,
-                    after,
-                    tried,
-                    load_backbone(folder, settings.base),
-                    answer_tokens=settings.gate.answer_tokens,
-                    report=self._report("triggers"),
-                )
+                if tried:
+                    folder = snapshot_of(settings, self.engine, self.head.release_id, at_once=True)
+                    before, after = with_triggers(
+                        before,
+                        after,
+                        tried,
+                        load_backbone(folder, settings.base),
+                        answer_tokens=settings.gate.answer_tokens,
+                        report=self._report("triggers"),
+                    )
         verdict = gate.decide(
             before.all_answers,
             after.all_answers,

@@ -139,6 +139,18 @@ def test_a_release_is_asked_whether_it_still_says_what_it_was_approved_by(world:
     canary = ask_canary(settings, engine, release_id=None)
     assert canary.asked == canary.same > 0
     assert canary.passes
+    with writing(engine) as session:  # as an erasure leaves what names an erased fact beside others
+        asked = session.scalars(
+            select(ProbeAnswer).where(
+                ProbeAnswer.stage == "after",
+                ProbeAnswer.refresh_id == canary.refresh_id,
+                ProbeAnswer.suite.in_([Suite.FORWARD, Suite.BACKWARD]),
+            )
+        )
+        first, second, *_ = asked
+        first.question, second.text = "Who is [erased]?", "It is [erased], they say."
+    fewer = ask_canary(settings, engine, release_id=None)
+    assert fewer.asked == fewer.same == canary.asked - 2
     with writing(engine) as session:
         for row in session.scalars(select(ProbeAnswer).where(ProbeAnswer.stage == "after")):
             row.text = "what nobody said"
