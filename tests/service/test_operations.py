@@ -220,6 +220,7 @@ def begun_by(engine: Engine, owner: str, *, now: datetime) -> tuple[int, leases.
         ("elsewhere:1", 0, OperationState.RUNNING),
         ("elsewhere:1", 61, OperationState.INTERRUPTED),
     ],
+    ids=["dead here", "alive here", "elsewhere", "elsewhere, a minute ago"],
 )
 def test_what_a_dead_daemon_was_at_is_called_interrupted(
     clock: Clock,
