@@ -242,27 +242,37 @@ def test_what_a_dead_daemon_was_at_is_called_interrupted(
     assert (tmp_path / "called").exists() is is_carried_out
 
 
+LEASE_S = 2.0
+
+
+@pytest.fixture
+def other_daemon(engine: Engine, settings: Settings, config: Path) -> Clock:
+    """One with a short lease."""
+    schedule = settings.schedule.model_copy(update={"lease_s": LEASE_S})
+    return Clock(settings.model_copy(update={"schedule": schedule}), engine, config=config)
+
+
 def test_while_a_command_runs_no_other_daemon_carries_out_anything(
     clock: Clock,
+    other_daemon: Clock,
     engine: Engine,
-    settings: Settings,
-    config: Path,
     does: Callable[[str], None],
     tmp_path: Path,
 ) -> None:
-    """It runs for three leases."""
-    schedule = settings.schedule.model_copy(update={"lease_s": 0.5})
-    short = settings.model_copy(update={"schedule": schedule})
+    """It runs for more than two leases."""
     first, second = ask(engine, "rollback", "1"), ask(engine, "rollback", "2")
-    does(f"[ -e {tmp_path}/begun ] || {{ touch {tmp_path}/begun; sleep 1.5; }}")
-    at_it = threading.Thread(target=Clock(short, engine, config=config).operate)
+    does(f"touch {tmp_path}/begun; until [ -e {tmp_path}/end ]; do sleep 0.05; done")
+    at_it = threading.Thread(target=other_daemon.operate)
     at_it.start()
     wait_for(tmp_path / "begun")
-    while at_it.is_alive():
-        if shown(engine, first).state is OperationState.RUNNING:
-            clock.operate()
-            assert shown(engine, second).state is OperationState.WAITING
+    until = time.monotonic() + 2.2 * LEASE_S
+    while time.monotonic() < until:
+        clock.operate()
+        states = [shown(engine, operation).state for operation in (first, second)]
+        assert states == [OperationState.RUNNING, OperationState.WAITING]
         time.sleep(0.1)
+    (tmp_path / "end").touch()
+    at_it.join(timeout=10)
     states = [shown(engine, operation).state for operation in (first, second)]
     assert states == [OperationState.DONE] * 2
 
@@ -290,17 +300,11 @@ def test_a_lease_that_could_not_be_given_back_is_at_the_next_look(
 
 
 def test_a_daemon_that_another_one_took_over_from_ends_its_command_and_writes_nothing(
-    engine: Engine,
-    settings: Settings,
-    config: Path,
-    does: Callable[[str], None],
-    tmp_path: Path,
+    other_daemon: Clock, engine: Engine, does: Callable[[str], None], tmp_path: Path
 ) -> None:
-    schedule = settings.schedule.model_copy(update={"lease_s": 0.6})
-    short = settings.model_copy(update={"schedule": schedule})
     first, second = ask(engine, "rollback", "1"), ask(engine, "rollback", "2")
     does(f"touch {tmp_path}/begun; exec sleep 60")
-    at_it = threading.Thread(target=Clock(short, engine, config=config).operate)
+    at_it = threading.Thread(target=other_daemon.operate)
     at_it.start()
     wait_for(tmp_path / "begun")
     with writing(engine) as session:  # as if it had been stopped for a minute
