@@ -119,9 +119,9 @@ def appearing(folder: Path) -> Iterator[Path]:
     A folder that is there already is replaced. One process at a time: others wait.
     """
     partial = folder.with_name(f"{folder.name}{PARTIAL}")
-    with one_writer(folder):
+    with _full_disk_told(folder), one_writer(folder):
         shutil.rmtree(partial, ignore_errors=True)  # of a process that was killed
-        with _written(partial, folder):
+        with _made_for_now(partial):
             yield partial
             _sync_all(partial)
             if folder.exists():
@@ -143,7 +143,7 @@ def appearing_new(folder: Path) -> Iterator[Path]:
             shutil.rmtree(left, ignore_errors=True)
     mark = f"{os.getpid()}-{secrets.token_hex(4)}"
     partial = folder.with_name(f".{folder.name}.{mark}{PARTIAL}")
-    with _written(partial, folder):
+    with _full_disk_told(folder), _made_for_now(partial):
         yield partial
         _sync_all(partial)
         try:
@@ -156,14 +156,20 @@ def appearing_new(folder: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def _written(partial: Path, folder: Path) -> Iterator[None]:
-    """Let the partial folder be there for the block and no longer. Raises StorageFull."""
+def _made_for_now(partial: Path) -> Iterator[None]:
+    """Let a folder be there for the block and, under this name, no longer."""
     try:
-        try:
-            partial.mkdir(parents=True)
-            yield
-        finally:
-            shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+        yield
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+@contextmanager
+def _full_disk_told(folder: Path) -> Iterator[None]:
+    """Raises StorageFull for whatever says that the disk is full."""
+    try:
+        yield
     except BaseException as error:
         if is_disk_full(error):
             raise StorageFull(
@@ -177,7 +183,7 @@ def is_alive(pid: int) -> bool:
     """Whether a process of this machine runs."""
     try:
         os.kill(pid, 0)
-    except ProcessLookupError:
+    except (ProcessLookupError, OverflowError):  # the latter is none at all
         return False
     except PermissionError:  # it is somebody else's
         pass
