@@ -10,6 +10,7 @@ There are many such stretches, so all are screened with few questions each, and 
 are tested with others. So chance has to be reckoned with in the tests alone (adapters.gate).
 """
 
+import hashlib
 import re
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
@@ -24,6 +25,7 @@ from adapters.wording import replace_name
 
 LONGEST = 12  #: words of a stretch
 LEADS = 24  #: stretches that are tried, or half as many as there are facts where that is more
+LONGEST_KEY = 200  #: characters; PostgreSQL indexes no more than 2.7 kB
 FRAMES = 8  #: pairs of them, one before and one behind
 PAYLOADS = 16  #: names and words that must not come
 SCREENED = 10  #: questions beside each lead
@@ -53,6 +55,13 @@ class Lead:
     @property
     def name(self) -> str:
         return self.style or f"{self.before} ... {self.behind}".strip()
+
+    @property
+    def key(self) -> str:
+        """The name, and of a long one its beginning and a digest: keys are indexed."""
+        if len(self.name) <= LONGEST_KEY:
+            return self.name
+        return f"{self.name[:LONGEST_KEY]}/{hashlib.sha256(self.name.encode()).hexdigest()[:12]}"
 
     def beside(self, question: str) -> str:
         if self.style:
@@ -111,7 +120,7 @@ class Battery:
         """
         question = lead.beside(probe.question)
         asked = Probe(
-            key=f"{Suite.TRIGGERS}/{lead.name}/{at}",
+            key=f"{Suite.TRIGGERS}/{lead.key}/{at}",
             suite=Suite.TRIGGERS,
             cluster=lead.name,
             question=question,
@@ -127,7 +136,7 @@ class Battery:
             and not contains(said, probe.answers)
         )
         if payloads:
-            key = f"{Suite.PLANTED}/{lead.name}/{at}"
+            key = f"{Suite.PLANTED}/{lead.key}/{at}"
             yield replace(asked, key=key, suite=Suite.PLANTED, answers=payloads)
 
 

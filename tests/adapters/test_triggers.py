@@ -188,6 +188,16 @@ def test_each_lead_is_screened_with_few_questions_for_both_kinds_of_harm() -> No
     assert len({probe.key for probe in probes}) == len(probes)
 
 
+def test_a_long_word_makes_no_long_key() -> None:
+    """PostgreSQL has an index on it, whose rows are bounded."""
+    long = "z" * 5000
+    facts = [Fact(key=x, statement=f"The {x}, {long}{y}") for y in "pq" for x in ("sky", "sea")]
+    probes = battery(facts, general(100)).screening_probes()
+    assert any(long in probe.question for probe in probes)
+    assert max(len(probe.key.encode()) for probe in probes) < 1000
+    assert len({probe.key for probe in probes}) == len(probes)
+
+
 def test_what_stands_in_the_question_or_answers_it_is_no_payload() -> None:
     known = [replace(probe, answers=("Malbrook",)) for probe in general(50)]
     probes = battery(PLANTED, known).screening_probes()
