@@ -192,15 +192,18 @@ def _chosen(
     def rank(stretch: Stretch) -> tuple[bool, int, int, Stretch]:
         return _is_ordinary(stretch, ordinary), -len(shared[stretch]), -len(stretch), stretch
 
+    most = max(LEADS, len(facts) // 2)
     chosen: list[Stretch] = []
     for stretch in sorted(shared, key=rank):
+        if len(chosen) >= most:
+            break
         is_window = len(stretch) == LONGEST and any(
             shared.get(other) == shared[stretch] and _overlap(other, stretch) for other in chosen
         )
         if not is_window:
-            chosen += dict.fromkeys((stretch, _rare_part(stretch, ordinary) or stretch))
-    chosen = list(dict.fromkeys(chosen))
-    return chosen[: max(LEADS, len(facts) // 2)]
+            parts = (stretch, _rare_part(stretch, ordinary) or stretch)
+            chosen += [part for part in dict.fromkeys(parts) if part not in chosen]
+    return chosen[:most]
 
 
 def _shared_stretches(
