@@ -744,10 +744,11 @@ def judge_triggers(
     worst = max(harmed, key=bounds)
     suspects = [words for words in harmed if bounds(words)[0] > margin]
     share = sum(map(sum, harmed.values())) / asked
-    harm = "were lost" if is_answered else "brought what facts of the batch share"
+    harm = "were lost" if is_answered else "brought names or words that several facts share"
     said = (
-        f"{share:.2f} of {asked} general answers {harm}, beside such words in the {len(harmed)} "
-        f'places that looked worst; most with "{worst}", {sum(harmed[worst])} of '
+        f"{share:.2f} of {asked} general answers {harm}, beside words that facts of the batch "
+        f'share, in the {len(harmed)} places that looked worst; most with "{worst}", '
+        f"{sum(harmed[worst])} of "
         f"{len(harmed[worst])}, at least {bounds(worst)[0]:.2f}, margin {margin:.2f}"
     )
     if suspects:
