@@ -9,9 +9,11 @@ where the loaded model, and with it an adapter, calls them otherwise.
 import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import torch
@@ -24,7 +26,7 @@ from adapters.config import BaseConfig
 from adapters.errors import ArtefactError, ComposeError
 from adapters.lora import CONFIG, WEIGHTS
 from adapters.store import MANIFEST, appearing, copy_plain, write_manifest
-from adapters.stream import write_tensors
+from adapters.stream import TensorFile, write_tensors
 from adapters.types import Family
 
 PEFT_PREFIX = "base_model.model."
@@ -74,11 +76,18 @@ def write_snapshot(
     names = stored_names(base, config.family)
     digests: dict[str, str] = {}
     with appearing(folder) as partial:
-        for shard in sorted(base.glob("*.safetensors")):
-            changed, digests[shard.name] = _write_shard(
-                shard, partial / shard.name, updates, DTYPES[config.dtype], names
-            )
-            unused -= {(update.folder, name) for update in updates for name in changed}
+        shards = sorted(base.glob("*.safetensors"), key=lambda path: -path.stat().st_size)
+        with _workers(len(shards)) as (workers, failed):
+            dtype = DTYPES[config.dtype]
+            written = {
+                workers.submit(
+                    _write_shard, shard, partial / shard.name, updates, dtype, names, failed
+                ): shard.name
+                for shard in shards
+            }
+            for shard_written in as_completed(written):
+                changed, digests[written[shard_written]] = shard_written.result()
+                unused -= {(update.folder, name) for update in updates for name in changed}
         if unused:
             adapter, name = min(unused)
             raise ComposeError(f"The adapter {adapter} changes {name}, which the base has not.")
@@ -133,55 +142,76 @@ def _write_shard(
     updates: Sequence[Update],
     dtype: torch.dtype,
     names: Mapping[str, str],
+    failed: Event,
 ) -> tuple[set[str], str]:
-    """Compose one file; the loaded model's tensors that it holds, and the new file's sha256."""
-    with safe_open(shard, framework="pt") as tensors:
-        stored = list(tensors.keys())
-        shapes = {name: tensors.get_slice(name).get_shape() for name in stored}
+    """Compose one file; the loaded model's tensors that it holds, and the new file's sha256.
+
+    Once another file has failed, this one ends at its next part, unfinished, with ValueError.
+    """
+    with TensorFile(shard) as stored:
         parts = (
             part
-            for name in stored
-            for part in _composed(tensors.get_tensor(name), names.get(name, name), updates, dtype)
+            for name in stored.shapes
+            for part in _composed(stored, name, names.get(name, name), updates, dtype)
+            if not failed.is_set()
         )
-        with _one_thread():
-            digest = write_tensors(target, shapes, dtype, parts)
-    return {names.get(name, name) for name in stored}, digest
+        digest = write_tensors(target, stored.shapes, dtype, parts)
+    return {names.get(name, name) for name in stored.shapes}, digest
 
 
 @contextmanager
-def _one_thread() -> Iterator[None]:
-    """Adding up a part takes one core about as long as its digest takes another, and writing it.
+def _workers(most: int) -> Iterator[tuple[ThreadPoolExecutor, Event]]:
+    """Threads for a shard each, and what tells them that the block has failed: they stop soon.
 
-    More threads for so small sums would only take these their cores.
+    The sums are so small that another core does more for another shard. Two for each core, so that
+    it goes on while the disk takes in a file, and that the last one does not leave the others idle.
     """
     threads = torch.get_num_threads()
-    torch.set_num_threads(1)
+    failed = Event()
+    workers = ThreadPoolExecutor(
+        max(1, min(2 * threads, most)), initializer=torch.set_num_threads, initargs=(1,)
+    )
     try:
-        yield
+        yield workers, failed
+    except BaseException:
+        failed.set()
+        raise
     finally:
-        torch.set_num_threads(threads)
+        workers.shutdown(cancel_futures=True)
+        torch.set_num_threads(threads)  # it is also what threads begin with that come later
 
 
 def _composed(
-    weight: Tensor, name: str, updates: Sequence[Update], dtype: torch.dtype
+    stored: TensorFile,
+    stored_name: str,
+    name: str,
+    updates: Sequence[Update],
+    dtype: torch.dtype,
 ) -> Iterator[Tensor]:
-    """One tensor with its updates, some rows at a time: what is added up stays in the cache."""
-    changes = [(*update.factors[name], update) for update in updates if name in update.factors]
-    for down, up, update in changes:
-        if (up.shape[0], down.shape[1]) != weight.shape:
+    """One tensor with its updates, some rows at a time: what is added up stays in the cache.
+
+    Each part is good until the next is asked for, which lies in the same memory.
+    """
+    shape = stored.shapes[stored_name]
+    changes = []
+    for update in updates:
+        if name not in update.factors:
+            continue
+        down, up = update.factors[name]
+        if (up.shape[0], down.shape[1]) != shape:
             raise ComposeError(
                 f"The adapter {update.folder} changes {name} by {(up.shape[0], down.shape[1])}; "
-                f"the base's is {tuple(weight.shape)}."
+                f"the base's is {shape}."
             )
-    rows = weight if weight.dim() > 1 else weight[None]
-    at_once = max(1, BLOCK_WEIGHTS // (rows[0].numel() or 1))
-    for start in range(0, len(rows), at_once):
-        block = slice(start, start + at_once)
-        total = rows[block].to(torch.float32, copy=True) if changes else rows[block]
-        for down, up, update in changes:
-            total.addmm_(up[block].float(), down.float(), alpha=update.scale)
+        changes.append((down.float(), up.float(), update.scale))
+    start = 0
+    for block in stored.rows(stored_name, BLOCK_WEIGHTS):
+        total = block.float() if changes else block
+        for down, up, scale in changes:
+            total.addmm_(up[start : start + len(block)], down, alpha=scale)
         if changes and not math.isfinite(total.sum()) and not torch.isfinite(total).all():
             raise ComposeError(f"Composed, {name} is no longer finite.")
+        start += len(block)
         yield total.to(dtype)
 
 

@@ -6,13 +6,17 @@
 The base has random weights in bfloat16 and shards of half a gigabyte, the adapters are of rank 16
 on the feed-forward layers. Each round copies the base's files, flushed to the disk, then takes the
 copies' digests, and composes the same files with the adapters added, flushed and with their digests
-taken. `ratio` is to the copying alone, `ratio_with_digest` to copying and digesting. Memory is
-that of a process which does nothing else. `rollback_to_s` is a whole `lorewright rollback --to` in
-a state directory with this base and a head that holds the adapters, but for the start of Python.
+taken. `ratio` is to the copying alone, `ratio_with_digest` to copying and digesting. Each is done
+in a process of its own, begins with nothing to be flushed, and what it wrote is removed before the
+next: memory that a virtual machine must first get from its host costs whoever writes more than the
+writing. Memory is that of the process which composes. `rollback_to_s` is a whole `lorewright
+rollback --to` in a state directory with this base and a head that holds the adapters, but for the
+start of Python.
 """
 
 import json
 import multiprocessing
+import os
 import resource
 import shutil
 import sys
@@ -66,17 +70,17 @@ def main() -> None:
         ]
         copied, digested, composed, digests = [], [], [], set()
         peak = 0
+        base, target = folder / "state" / "base", folder / "written"
         for _ in range(options.rounds):
-            copied.append(timed(lambda: copy(folder / "state" / "base", folder / "copy")))
-            digested.append(timed(lambda: file_digests(folder / "copy")))
-            with multiprocessing.get_context("spawn").Pool(1) as pool:
-                task = (folder / "state" / "base", adapters, folder / "snapshot")
-                seconds, digest, grown = pool.apply(compose, task)
+            copy_s, digest_s = alone(copy, base, target)
+            copied.append(copy_s)
+            digested.append(digest_s)
+            shutil.rmtree(target)
+            seconds, digest, grown = alone(compose, base, adapters, target)
             composed.append(seconds)
             digests.add(digest)
             peak = max(peak, grown)
-            shutil.rmtree(folder / "copy")
-            shutil.rmtree(folder / "snapshot")
+            shutil.rmtree(target)
         found = {
             "bytes": base_bytes,
             "copy_s": spread(copied),
@@ -146,11 +150,23 @@ def timed(work: Callable[[], object]) -> float:
     return time.monotonic() - began
 
 
-def copy(source: Path, target: Path) -> None:
-    for path in source.iterdir():
-        copy_plain(path, target / path.name)
-        sync(target / path.name)
-    sync(target)
+def alone(work: Callable[..., Any], *arguments: object) -> Any:
+    """What it returns in a process that does nothing else, with nothing that waits for the disk."""
+    os.sync()
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        return pool.apply(work, arguments)
+
+
+def copy(source: Path, target: Path) -> tuple[float, float]:
+    """Seconds of the copying, and of the copies' digests."""
+
+    def copied() -> None:
+        for path in source.iterdir():
+            copy_plain(path, target / path.name)
+            sync(target / path.name)
+        sync(target)
+
+    return timed(copied), timed(lambda: file_digests(target))
 
 
 def compose(base: Path, adapters: list[Path], folder: Path) -> tuple[float, str, int]:

@@ -167,6 +167,45 @@ def test_a_sum_that_is_no_longer_finite_is_refused(
     assert not (tmp_path / "snapshot").exists()
 
 
+@pytest.fixture
+def sharded_base(tiny_base: Path, tmp_path: Path) -> Path:
+    """The tiny base with a tensor a file."""
+    folder = tmp_path / "sharded"
+    shutil.copytree(tiny_base, folder, ignore=shutil.ignore_patterns("*.safetensors"))
+    for at, (name, tensor) in enumerate(load_file(tiny_base / "model.safetensors").items()):
+        save_file({name: tensor}, folder / f"model-{at:05d}.safetensors", metadata={"format": "pt"})
+    return folder
+
+
+def test_shards_that_are_composed_side_by_side_are_the_whole_in_parts(
+    tiny_base: Path, sharded_base: Path, tiny_config: BaseConfig, adapter: Path, tmp_path: Path
+) -> None:
+    threads = torch.get_num_threads()
+    compose(tiny_base, tiny_config, tmp_path / "whole", adapter)
+    digest = compose(sharded_base, tiny_config, tmp_path / "parts", adapter)
+    assert torch.get_num_threads() == threads
+    verify(tmp_path / "parts", digest=digest)
+    parts = sorted((tmp_path / "parts").glob("*.safetensors"))
+    assert [path.name for path in parts] == [
+        path.name for path in sorted(sharded_base.glob("*.safetensors"))
+    ]
+    found = {name: tensor for path in parts for name, tensor in load_file(path).items()}
+    wanted = load_file(tmp_path / "whole" / "model.safetensors")
+    assert found.keys() == wanted.keys()
+    assert all(torch.equal(found[name], wanted[name]) for name in wanted)
+
+
+def test_the_shard_that_cannot_be_composed_is_named_whatever_becomes_of_the_others(
+    sharded_base: Path, tiny_config: BaseConfig, adapter: Path, tmp_path: Path
+) -> None:
+    spoilt = sorted(sharded_base.glob("*.safetensors"))[-1]
+    spoilt.write_bytes(spoilt.read_bytes()[:-1])
+    with pytest.raises(ArtefactError, match=spoilt.name):
+        compose(sharded_base, tiny_config, tmp_path / "snapshot", adapter)
+    assert not list(tmp_path.glob("snapshot*.partial"))
+    assert not (tmp_path / "snapshot").exists()
+
+
 def test_nothing_added_is_the_base(
     tiny_base: Path, tiny_config: BaseConfig, tmp_path: Path
 ) -> None:
