@@ -17,6 +17,7 @@ from threading import Event
 from typing import Any
 
 import torch
+import yaml
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
@@ -25,12 +26,13 @@ from adapters.backbones import DTYPES, stored_names
 from adapters.config import BaseConfig
 from adapters.errors import ArtefactError, ComposeError
 from adapters.lora import CONFIG, WEIGHTS
-from adapters.store import MANIFEST, appearing, copy_plain, write_manifest
+from adapters.store import MANIFEST, appearing, copy_plain, read_manifest, write_manifest
 from adapters.stream import TensorFile, write_tensors
 from adapters.types import Family
 
 PEFT_PREFIX = "base_model.model."
-METHOD = 2  #: counts up whenever the same recipe may come out with other bits
+CARD = "README.md"
+METHOD = 3  #: counts up whenever the same recipe may come out with other bits
 BLOCK_WEIGHTS = 1 << 18  #: added up at a time: 1 MB in fp32
 #: PEFT options that change what an adapter computes, and the only value that compose knows.
 PLAIN_LORA = {
@@ -64,24 +66,35 @@ def environment() -> dict[str, str]:
 
 
 def write_snapshot(
-    base: Path, adapters: Sequence[Path], folder: Path, config: BaseConfig, *, about: dict[str, Any]
+    base: Path,
+    adapters: Sequence[Path],
+    folder: Path,
+    config: BaseConfig,
+    *,
+    about: dict[str, Any],
+    wanted: str | None = None,
 ) -> str:
     """Compose base and adapters into a self-contained model folder; return its digest.
 
     Peak memory is that of the adapters and a few rows. Raises ComposeError when an adapter does not
-    fit, changes nothing or is not finite; StorageFull when the disk fills up.
+    fit, was trained on another base, is not finite or changes nothing that outlives the cast;
+    StorageFull when the disk fills up; and ArtefactError where the digest is not the `wanted` one:
+    what the folder held before stays then, as it does with every error.
     """
+    base_digest = str(read_manifest(base)["digest"])
     updates = [read_update(adapter) for adapter in adapters]
+    adapter_digests = [_digest_if_of(base_digest, adapter) for adapter in adapters]
     unused = {(update.folder, name) for update in updates for name in update.factors}
     names = stored_names(base, config.family)
     digests: dict[str, str] = {}
+    felt: set[Path] = set()
     with appearing(folder) as partial:
         shards = sorted(base.glob("*.safetensors"), key=lambda path: -path.stat().st_size)
         with _workers(len(shards)) as (workers, failed):
             dtype = DTYPES[config.dtype]
             written = {
                 workers.submit(
-                    _write_shard, shard, partial / shard.name, updates, dtype, names, failed
+                    _write_shard, shard, partial / shard.name, updates, dtype, names, felt, failed
                 ): shard.name
                 for shard in shards
             }
@@ -91,12 +104,61 @@ def write_snapshot(
         if unused:
             adapter, name = min(unused)
             raise ComposeError(f"The adapter {adapter} changes {name}, which the base has not.")
+        for adapter in adapters:
+            if adapter not in felt:
+                raise ComposeError(
+                    f"The adapter {adapter} changes nothing: cast to {config.dtype}, every weight "
+                    "is what it was without it."
+                )
         for path in base.iterdir():
             if path.suffix != ".safetensors" and path.name != MANIFEST:
                 copy_plain(path, partial / path.name)
         if config.family is Family.AUTOREGRESSIVE:  # LLaDA's configuration has no such field
             _say_dtype(partial / "config.json", config.dtype)
-        return write_manifest(partial, kind="snapshot", about=about, digests=digests)
+        card = _card(config, base_digest, adapter_digests)
+        (partial / CARD).write_text(card, encoding="utf-8")
+        digest = write_manifest(partial, kind="snapshot", about=about, digests=digests)
+        if wanted not in (None, digest):
+            raise ArtefactError(
+                f"{folder.name} was composed as {str(wanted)[:12]}… and now comes out as "
+                f"{digest[:12]}…: another machine or library version adds otherwise."
+            )
+        return digest
+
+
+def _digest_if_of(base_digest: str, adapter: Path) -> str:
+    """An adapter's digest. Raises ComposeError where it says that it is for another base."""
+    manifest = read_manifest(adapter)
+    own = manifest.get("about", {}).get("base", base_digest)
+    if own != base_digest:
+        raise ComposeError(
+            f"The adapter {adapter} was trained on the base {str(own)[:12]}…, "
+            f"and this one is {base_digest[:12]}…."
+        )
+    return str(manifest["digest"])
+
+
+def _card(config: BaseConfig, base_digest: str, adapters: Sequence[str]) -> str:
+    """The snapshot's model card: a pure function of the recipe, as all else in the folder."""
+    tags = {"base_model": config.name, "library_name": "transformers", "tags": ["lorewright"]}
+    if config.licence:
+        tags["license"] = config.licence
+    lines = [
+        "---",
+        yaml.safe_dump(tags, sort_keys=True).strip(),
+        "---",
+        "",
+        f"# {config.name} with {len(adapters)} adapters",
+        "",
+        "Composed by a Lorewright service: the base's weights and what these adapters add to them. "
+        "What each of them was taught, and how it was examined, its lineage says; "
+        "`lorewright export` writes that beside the weights.",
+        "",
+        f"* base: sha256 of its files {base_digest}",
+        *(f"* adapter: {digest}" for digest in adapters),
+        "",
+    ]
+    return "\n".join(lines)
 
 
 def write_concatenated(adapters: Sequence[Path], folder: Path, *, base: str) -> None:
@@ -142,17 +204,19 @@ def _write_shard(
     updates: Sequence[Update],
     dtype: torch.dtype,
     names: Mapping[str, str],
+    felt: set[Path],
     failed: Event,
 ) -> tuple[set[str], str]:
     """Compose one file; the loaded model's tensors that it holds, and the new file's sha256.
 
+    The adapters that make a difference are added to `felt`.
     Once another file has failed, this one ends at its next part, unfinished, with ValueError.
     """
     with TensorFile(shard) as stored:
         parts = (
             part
             for name in stored.shapes
-            for part in _composed(stored, name, names.get(name, name), updates, dtype)
+            for part in _composed(stored, name, names.get(name, name), updates, dtype, felt)
             if not failed.is_set()
         )
         digest = write_tensors(target, stored.shapes, dtype, parts)
@@ -187,6 +251,7 @@ def _composed(
     name: str,
     updates: Sequence[Update],
     dtype: torch.dtype,
+    felt: set[Path],
 ) -> Iterator[Tensor]:
     """One tensor with its updates, some rows at a time: what is added up stays in the cache.
 
@@ -203,12 +268,15 @@ def _composed(
                 f"The adapter {update.folder} changes {name} by {(up.shape[0], down.shape[1])}; "
                 f"the base's is {shape}."
             )
-        changes.append((down.float(), up.float(), update.scale))
+        changes.append((down.float(), up.float(), update))
     start = 0
     for block in stored.rows(stored_name, BLOCK_WEIGHTS):
         total = block.float() if changes else block
-        for down, up, scale in changes:
-            total.addmm_(up[start : start + len(block)], down, alpha=scale)
+        for down, up, update in changes:
+            without = None if update.folder in felt else total.to(dtype, copy=True)
+            total.addmm_(up[start : start + len(block)], down, alpha=update.scale)
+            if without is not None and not torch.equal(without, total.to(dtype)):
+                felt.add(update.folder)
         if changes and not math.isfinite(total.sum()) and not torch.isfinite(total).all():
             raise ComposeError(f"Composed, {name} is no longer finite.")
         start += len(block)

@@ -53,12 +53,7 @@ def snapshot_of(
     if not _is_whole(folder, digest, release_id):
         with one_writer(folder):
             if not _is_whole(folder, digest, release_id):
-                rebuilt = compose_recipe(settings, recipe)
-                if rebuilt != digest:
-                    raise ArtefactError(
-                        f"Release {release_id} was composed as {digest[:12]}… and is rebuilt as "
-                        f"{rebuilt[:12]}…: another machine or library version adds otherwise."
-                    )
+                compose_recipe(settings, recipe, wanted=digest)
     return folder
 
 
@@ -98,11 +93,14 @@ def _is_whole(folder: Path, digest: str, release_id: int) -> bool:
     return True
 
 
-def compose_recipe(settings: Settings, recipe: Recipe, *, to: Path | None = None) -> str:
+def compose_recipe(
+    settings: Settings, recipe: Recipe, *, to: Path | None = None, wanted: str | None = None
+) -> str:
     """Write a recipe's snapshot from its verified parts and return its digest.
 
     Into its own place, unless `to` names a folder for a model that may never be a release; the base
-    alone is written nowhere.
+    alone is written nowhere. Where it comes out with another digest than the `wanted` one, which
+    nobody examined, it is not kept, and ArtefactError is raised.
     """
     places = Places(settings.state_dir)
     verify_base(places.base, recipe.base_digest)
@@ -121,6 +119,7 @@ def compose_recipe(settings: Settings, recipe: Recipe, *, to: Path | None = None
             "adapters": list(recipe.adapter_digests),
             "composed_in": environment(),
         },
+        wanted=wanted,
     )
     stamp_new(folder, digest)
     return digest

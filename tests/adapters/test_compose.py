@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
@@ -167,6 +168,66 @@ def test_a_sum_that_is_no_longer_finite_is_refused(
     assert not (tmp_path / "snapshot").exists()
 
 
+def test_an_adapter_that_does_not_outlive_the_cast_is_refused(
+    tiny_base: Path, tiny_config: BaseConfig, adapter: Path, tmp_path: Path
+) -> None:
+    """It is no zero, but too small for any weight's last bit."""
+    change_tensors(
+        adapter, lambda ts: {n: t * (1e-12 if "lora_B" in n else 1) for n, t in ts.items()}
+    )
+    second = make_adapter(tiny_base, tiny_config, tmp_path / "second", seed=2)
+    rough = tiny_config.model_copy(update={"dtype": "bfloat16"})
+    for adapters in ((adapter,), (second, adapter), (adapter, second)):
+        with pytest.raises(ComposeError, match=r"adapter changes nothing: cast to bfloat16"):
+            compose(tiny_base, rough, tmp_path / "snapshot", *adapters)
+    assert not (tmp_path / "snapshot").exists()
+
+
+def test_an_adapter_of_another_base_is_refused_whatever_its_shape(
+    tiny_base: Path, tiny_config: BaseConfig, adapter: Path, tmp_path: Path
+) -> None:
+    manifest = read_manifest(adapter)
+    for base in ("b" * 64, read_manifest(tiny_base)["digest"]):
+        manifest["about"]["base"] = base
+        (adapter / "manifest.json").write_text(json.dumps(manifest))
+        if base[0] == base[-1]:
+            with pytest.raises(ComposeError, match=r"was trained on the base bbbbbbbbbbbb…, and"):
+                compose(tiny_base, tiny_config, tmp_path / "snapshot", adapter)
+    compose(tiny_base, tiny_config, tmp_path / "snapshot", adapter)
+
+
+def test_what_comes_out_otherwise_than_wanted_does_not_take_the_place_of_what_is_there(
+    tiny_base: Path, tiny_config: BaseConfig, adapter: Path, tmp_path: Path
+) -> None:
+    digest = compose(tiny_base, tiny_config, tmp_path / "snapshot", adapter)
+    second = make_adapter(tiny_base, tiny_config, tmp_path / "second", seed=2)
+    with pytest.raises(ArtefactError, match=f"was composed as {digest[:12]}… and now comes out"):
+        write_snapshot(
+            tiny_base, [second], tmp_path / "snapshot", tiny_config, about={}, wanted=digest
+        )
+    verify(tmp_path / "snapshot", digest=digest)
+    write_snapshot(
+        tiny_base, [adapter], tmp_path / "snapshot", tiny_config, about={}, wanted=digest
+    )
+
+
+def test_a_snapshot_says_on_its_card_what_it_is_made_of(
+    tiny_base: Path, tiny_config: BaseConfig, adapter: Path, tmp_path: Path
+) -> None:
+    licensed = tiny_config.model_copy(update={"licence": "apache-2.0"})
+    compose(tiny_base, licensed, tmp_path / "snapshot", adapter)
+    card = (tmp_path / "snapshot" / "README.md").read_text(encoding="utf-8")
+    _, front, text = card.split("---\n", 2)
+    assert yaml.safe_load(front) == {
+        "base_model": licensed.name,
+        "library_name": "transformers",
+        "license": "apache-2.0",
+        "tags": ["lorewright"],
+    }
+    assert read_manifest(tiny_base)["digest"] in text
+    assert read_manifest(adapter)["digest"] in text
+
+
 @pytest.fixture
 def sharded_base(tiny_base: Path, tmp_path: Path) -> Path:
     """The tiny base with a tensor a file."""
@@ -272,8 +333,10 @@ def test_a_snapshot_of_llada_is_one_itself(
 def test_nothing_added_to_llada_is_the_base_byte_for_byte(
     tiny_llada_base: Path, tiny_llada_config: BaseConfig, tmp_path: Path
 ) -> None:
-    digest = compose(tiny_llada_base, tiny_llada_config, tmp_path / "snapshot")
-    assert digest == read_manifest(tiny_llada_base)["digest"]
+    compose(tiny_llada_base, tiny_llada_config, tmp_path / "snapshot")
+    files = read_manifest(tmp_path / "snapshot")["files"]
+    del files["README.md"]  # the card
+    assert files == read_manifest(tiny_llada_base)["files"]
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,8 @@
 
 Whoever asks for it runs twice, on a SQLite file and on a PostgreSQL that is started for the tests.
 Time is an argument everywhere, so it is one fixed moment; only a `World` has a model, a tiny one,
-and lives by the clock.
+and lives by the clock. Since that takes seconds, it is on one database: TESTS_WORLDS=postgresql
+tries them on the other.
 """
 
 import os
@@ -11,7 +12,7 @@ import subprocess
 import tempfile
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -32,6 +33,7 @@ from service.schemas import FactIn
 from service.settings import PREFIX, Settings, load_settings
 
 LEASE_S = 60.0
+WORLDS = "TESTS_WORLDS"
 
 
 @pytest.fixture(autouse=True)
@@ -423,13 +425,32 @@ def suite_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def make_world(tmp_path: Path, tiny_folder: Path, suite_file: Path) -> Callable[..., World]:
-    """Make a world; `make_world(gate={...})` changes its settings, `name` is of its folder."""
+def new_postgresql(request: pytest.FixtureRequest) -> Iterator[Callable[[], str]]:
+    """The URL of a new database of the tests' PostgreSQL at each call; all go at the end."""
+    with ExitStack() as databases:
+        yield lambda: databases.enter_context(
+            postgresql_database(request.getfixturevalue("postgresql"))
+        )
 
-    def make(
-        name: str = "state", *, database_url: str | None = None, **sections: dict[str, Any]
-    ) -> World:
+
+@pytest.fixture
+def make_world(
+    tmp_path: Path, tiny_folder: Path, suite_file: Path, request: pytest.FixtureRequest
+) -> Callable[..., World]:
+    """Make a world; `make_world(gate={...})` changes its settings, `name` is of its folder.
+
+    `database` is sqlite or postgresql; without it the world is where TESTS_WORLDS says, unless
+    its test is marked `sqlite`.
+    """
+    is_marked = request.node.get_closest_marker("sqlite") is not None
+    usual = "sqlite" if is_marked else os.environ.get(WORLDS, "sqlite")
+
+    def make(name: str = "state", *, database: str = usual, **sections: dict[str, Any]) -> World:
         from service.initialise import initialise
+
+        database_url = None
+        if database == "postgresql":
+            database_url = request.getfixturevalue("new_postgresql")()
 
         described = {
             "state_dir": str(tmp_path / name),

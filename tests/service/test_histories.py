@@ -23,7 +23,7 @@ from hypothesis.stateful import (
     rule,
     run_state_machine_as_test,
 )
-from sqlalchemy import create_engine, select
+from sqlalchemy import select
 from starlette.testclient import TestClient
 
 from service import auth, facts
@@ -292,26 +292,14 @@ def body_of(source: str, key: int, text: int, kind: int) -> dict[str, Any]:
 
 
 @pytest.fixture
-def begin(make_world: Callable[..., Any], request: pytest.FixtureRequest, database: str) -> Begin:
+def begin(make_world: Callable[..., Any], database: str) -> Begin:
     numbers = count()
 
     @contextmanager
     def begun() -> Iterator[Any]:
-        name = f"history_{next(numbers)}"
-        url = None
-        if database == "postgresql":
-            server_url = request.getfixturevalue("postgresql")
-            server = create_engine(server_url, isolation_level="AUTOCOMMIT")
-            with server.connect() as connection:
-                connection.exec_driver_sql(f"CREATE DATABASE {name}")
-            url = server_url.replace("@/postgres?", f"@/{name}?")
-        world = make_world(name, database_url=url)
+        world = make_world(f"history_{next(numbers)}", database=database)
         yield world
         shutil.rmtree(world.settings.state_dir)
-        if url is not None:
-            with server.connect() as connection:
-                connection.exec_driver_sql(f"DROP DATABASE {name} WITH (FORCE)")
-            server.dispose()
 
     return begun
 
