@@ -15,7 +15,7 @@ from adapters.config import BaseConfig
 from adapters.grading import words
 from adapters.probes import ask, grade, score_passages
 from adapters.questions import with_facts
-from adapters.store import canonical_digest, sync
+from adapters.store import canonical_digest, clear_partials_of_the_dead, partial_of, sync
 from adapters.suites import RegressionSuite
 from adapters.triggers import battery_of
 from adapters.types import Answer, Fact, PassageScore, Probe, Suite
@@ -206,7 +206,11 @@ def _write(path: Path, examination: Examination) -> None:
         "bits": {score.passage: score.bits_per_byte for score in examination.passages},
     }
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".partial")
-    partial.write_text(json.dumps(kept), encoding="utf-8")
-    sync(partial)
-    partial.replace(path)
+    clear_partials_of_the_dead(path)
+    partial = partial_of(path)
+    try:
+        partial.write_text(json.dumps(kept), encoding="utf-8")
+        sync(partial)
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)

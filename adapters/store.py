@@ -1,8 +1,8 @@
 """Artefacts on disk: folders that appear whole or not at all, each with a manifest and a digest.
 
-A folder is written as `x.partial`, every file flushed to the disk, the manifest last, and then
-renamed. The digest covers the bytes of every file but the manifest, so it can be recomputed from
-the folder alone; safetensors itself has no checksum.
+A folder is written under a name of its writer's own that ends in `.partial`, every file flushed to
+the disk, the manifest last, and then renamed. The digest covers the bytes of every file but the
+manifest, so it can be recomputed from the folder alone; safetensors itself has no checksum.
 """
 
 import errno
@@ -11,10 +11,12 @@ import hashlib
 import json
 import logging
 import os
+import re
 import secrets
 import shutil
+import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -27,6 +29,9 @@ log = logging.getLogger(__name__)
 
 MANIFEST = "manifest.json"
 PARTIAL = ".partial"  #: behind the name of what is still being written
+MARK = re.compile(r"\.(\d+)-[0-9a-f]{8}(-old)?")  #: before that, of a process and what it does
+STUCK_S = 30.0  #: without a change in what somebody writes, until others go on beside it
+LOOK_S = 1.0  #: from one look at it to the next
 CHUNK_BYTES = 1 << 20
 
 
@@ -64,10 +69,44 @@ def one_writer(folder: Path) -> Iterator[None]:
     """Wait for whoever else writes this folder, and let others wait; a process that dies lets go.
 
     Who waited may find there what it was going to make, so look again inside. Re-entrant.
+
+    It saves work, and nothing is safe because of it: a process that was stopped, or that hangs,
+    holds it for ever. Where what it writes has not changed for STUCK_S, others go on beside it, and
+    it may wake up at any moment.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(_lock_of(folder), is_singleton=True):
+    lock = FileLock(_lock_of(folder), is_singleton=True)
+    is_owner = _acquired_or_stuck(lock, folder)
+    try:
         yield
+    finally:
+        if is_owner:
+            lock.release()
+
+
+def _acquired_or_stuck(lock: FileLock, folder: Path) -> bool:
+    seen: dict[str, list[int]] = {}
+    since = time.monotonic()
+    while True:
+        try:
+            lock.acquire(timeout=LOOK_S)
+            return True
+        except Timeout:
+            pass
+        looks = {
+            f"{partial.name}/{name}": look
+            for partial in _partials(folder)
+            for name, look in _looks(partial).items()
+        }
+        if looks != seen:
+            seen, since = looks, time.monotonic()
+        elif time.monotonic() - since > STUCK_S:
+            log.warning(
+                "whoever writes %s has written nothing for %g s; this process goes on beside it",
+                folder,
+                STUCK_S,
+            )
+            return False
 
 
 @contextmanager
@@ -116,18 +155,64 @@ def appearing(folder: Path) -> Iterator[Path]:
     """Give a `.partial` folder to write into; it becomes `folder` only if the block ends well.
 
     Raises StorageFull when the disk filled up, and leaves nothing half-written behind either way.
-    A folder that is there already is replaced. One process at a time: others wait.
+    A folder that is there already is replaced. One process at a time: others wait, unless it is
+    stuck; then whoever ends last has written what is there.
     """
-    partial = folder.with_name(f"{folder.name}{PARTIAL}")
     with _full_disk_told(folder), one_writer(folder):
-        shutil.rmtree(partial, ignore_errors=True)  # of a process that was killed
+        clear_partials_of_the_dead(folder)
+        partial = partial_of(folder)
         with _made_for_now(partial):
             yield partial
             _sync_all(partial)
-            if folder.exists():
-                shutil.rmtree(folder)
-            partial.rename(folder)
+            _put_in_place(partial, folder)
             sync(folder.parent)
+
+
+def _put_in_place(partial: Path, folder: Path) -> None:
+    """Rename it, and what is there out of its way first: at no moment is half of one there."""
+    aside = partial.with_name(f"{partial.name.removesuffix(PARTIAL)}-old{PARTIAL}")
+    while True:
+        try:
+            partial.rename(folder)
+            return
+        except OSError as error:
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                raise
+        with suppress(FileNotFoundError):
+            folder.rename(aside)
+        shutil.rmtree(aside, ignore_errors=True)
+
+
+def written_as(partial: Path) -> Path:
+    """What a folder that is still being written is to become; any other path is that itself."""
+    if not partial.name.endswith(PARTIAL):
+        return partial
+    name = partial.name.removesuffix(PARTIAL)
+    mark = list(MARK.finditer(name))
+    return partial.with_name(name[: mark[-1].start()] if mark else name)
+
+
+def partial_of(folder: Path, *, hidden: bool = False) -> Path:
+    """A name beside it of this process's own, for what is to be renamed to it."""
+    mark = f"{os.getpid()}-{secrets.token_hex(4)}"
+    return folder.with_name(f"{'.' if hidden else ''}{folder.name}.{mark}{PARTIAL}")
+
+
+def _partials(folder: Path, *, hidden: bool = False) -> list[Path]:
+    """What is being written to become the folder, by whoever."""
+    name = f"{'.' if hidden else ''}{glob.escape(folder.name)}"
+    return sorted(folder.parent.glob(f"{name}.*{PARTIAL}"))
+
+
+def clear_partials_of_the_dead(path: Path, *, hidden: bool = False) -> None:
+    """Remove what processes of this machine left that were killed while they wrote it."""
+    for left in _partials(path, hidden=hidden):
+        mark = list(MARK.finditer(left.name))
+        if mark and not is_alive(int(mark[-1].group(1))):
+            if left.is_dir() and not left.is_symlink():
+                shutil.rmtree(left, ignore_errors=True)
+            else:
+                left.unlink(missing_ok=True)
 
 
 @contextmanager
@@ -137,12 +222,8 @@ def appearing_new(folder: Path) -> Iterator[Path]:
     Nothing else is left there, and nobody waits: of two processes the later one raises
     ArtefactError. What killed ones left goes with the next that writes the same folder.
     """
-    for left in folder.parent.glob(f".{glob.escape(folder.name)}.*{PARTIAL}"):
-        owner = left.name.removesuffix(PARTIAL).rpartition(".")[2].partition("-")[0]
-        if owner.isdecimal() and not is_alive(int(owner)):
-            shutil.rmtree(left, ignore_errors=True)
-    mark = f"{os.getpid()}-{secrets.token_hex(4)}"
-    partial = folder.with_name(f".{folder.name}.{mark}{PARTIAL}")
+    clear_partials_of_the_dead(folder, hidden=True)
+    partial = partial_of(folder, hidden=True)
     with _full_disk_told(folder), _made_for_now(partial):
         yield partial
         _sync_all(partial)

@@ -20,7 +20,14 @@ from sqlalchemy.orm import Session
 
 from adapters.compose import environment
 from adapters.errors import ArtefactError
-from adapters.store import PARTIAL, clear, is_read, read_manifest, writer_if_free
+from adapters.store import (
+    PARTIAL,
+    clear,
+    is_read,
+    read_manifest,
+    writer_if_free,
+    written_as,
+)
 from service import audit, leases, lineage
 from service.audit import Act
 from service.db import reading, writing
@@ -93,7 +100,7 @@ def _remove(settings: Settings, engine: Engine, leftover: Leftover) -> bool:
     if path.parent != Places(settings.state_dir).snapshots:
         clear(path)
         return True
-    snapshot = path.with_name(path.name.removesuffix(PARTIAL))
+    snapshot = written_as(path)
     with writer_if_free(snapshot) as is_free:
         if not is_free or is_read(snapshot):
             return False

@@ -11,7 +11,7 @@ from pathlib import Path
 from sqlalchemy import Engine
 from sqlalchemy.exc import SQLAlchemyError
 
-from adapters.store import one_writer, sync
+from adapters.store import clear_partials_of_the_dead, one_writer, partial_of, sync
 from service import lineage
 from service.db import reading
 from service.logs import event
@@ -44,8 +44,8 @@ def follow_head(settings: Settings, engine: Engine) -> Path | None:
             wanted = target.relative_to(settings.state_dir)
             if link.is_symlink() and link.readlink() == wanted:
                 return target
-            partial = link.with_name(f"{link.name}.partial")
-            partial.unlink(missing_ok=True)
+            clear_partials_of_the_dead(link)
+            partial = partial_of(link)
             partial.symlink_to(wanted)
             partial.replace(link)
             sync(link.parent)

@@ -19,14 +19,15 @@ from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, Engine, ExceptionContext, create_engine, event, make_url
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.exc import OperationalError, SQLAlchemyError
 from sqlalchemy.orm import Session
 
 from service.errors import Conflict, DatabaseNotReady
 
 ROOT = Path(__file__).parent.parent
 BUSY_TIMEOUT_MS = 15_000
-REWRITE_TRIES = 10
+REWRITE_TRIES = 10  #: seconds of waiting for whoever reads what is to go
+LOCK_NOT_AVAILABLE = "55P03"  #: SQLSTATE
 #: The first SQLite whose write-ahead log survives several processes writing at once.
 FIRST_SAFE_SQLITE = (3, 51, 3)
 
@@ -125,8 +126,19 @@ def rewrite(engine: Engine) -> None:
     """
     if engine.url.get_backend_name() != "sqlite":
         with engine.execution_options(isolation_level="AUTOCOMMIT").connect() as connection:
-            connection.exec_driver_sql("ANALYZE")  # what it knew of common values is text, too
-            connection.exec_driver_sql("VACUUM FULL")
+            connection.exec_driver_sql(f"SET lock_timeout = '{REWRITE_TRIES}s'")
+            try:
+                connection.exec_driver_sql("ANALYZE")  # what it knew of common values is text, too
+                connection.exec_driver_sql("VACUUM FULL")
+            except OperationalError as error:
+                if getattr(error.orig, "sqlstate", None) != LOCK_NOT_AVAILABLE:
+                    raise
+                raise Conflict(
+                    f"Somebody still reads the database {engine.url.database}; once they have "
+                    "ended, do it again."
+                ) from error
+            finally:
+                connection.exec_driver_sql("RESET lock_timeout")  # the connection is used again
         return
     raw = engine.raw_connection()
     try:

@@ -7,14 +7,17 @@ still adds up, and a receipt of what went.
 
 The order makes it safe to break off at any point and to begin again: nothing is deleted before the
 head is free of it, the files go and are searched before the database, which alone knows what to
-look for, and an erasure is complete only once its own files were written anew and searched, too.
+look for, and an erasure is complete only once the database's own files were written anew. They are
+searched, too, by whoever overwrote the texts; an attempt that goes on after that knows them no
+more, and `database_searched` in the receipt says so.
 """
 
 import hashlib
 import hmac
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -43,13 +46,16 @@ from service.places import Places
 from service.progress import Report
 from service.purge import (
     answers_of_base,
+    apply,
     bury,
+    changes_without,
     database_files,
     delete,
     files_of,
-    overwrite,
+    only_as_erased,
     overwrite_logs,
     releases_of,
+    said_by_others,
     searchable,
 )
 from service.rebase import Rebase, rebase
@@ -58,7 +64,11 @@ from service.removal import RemovalPlan
 from service.rollback import Rollback, take_out
 from service.settings import Settings
 from service.stopping import Stopping
-from service.traces import files_with, traces_of
+from service.traces import Traces, files_with, traces_of
+
+ROWS_AT_ONCE = 1000  #: overwritten in one transaction
+MOST_ROUNDS = 5  #: of looking for what others wrote while the last one went on
+Guarded = Callable[[], AbstractContextManager[Session]]  #: a transaction of the lease's owner
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,6 +83,7 @@ class ErasurePlan:
     rows: dict[str, int]  #: by table, in which something is overwritten
     stand_again: tuple[int, ...]  #: facts that one of them had replaced
     same_subject: tuple[int, ...]  #: other facts about one of their subjects
+    said_by_others: tuple[int, ...]  #: other facts with the same statement: it stays theirs
     shared_texts: int  #: names among what they said that other facts or the suites have, too
 
 
@@ -108,7 +119,7 @@ def _plan(session: Session, settings: Settings, fact_ids: Sequence[int]) -> Eras
         trained_again=tuple(adapter.id for adapter in adapters if adapter.id in in_head),
         releases=tuple(releases_of(session, adapters)),
         files=tuple(_name(path, settings) for path in files_of(session, settings, adapters)),
-        rows=overwrite(session, ids, traces, is_dry=True),
+        rows=dict(Counter(change.table for change in changes_without(session, ids, traces))),
         stand_again=tuple(
             session.scalars(
                 select(FactRow.id)
@@ -121,6 +132,7 @@ def _plan(session: Session, settings: Settings, fact_ids: Sequence[int]) -> Eras
                 select(FactRow.id).where(others, FactRow.subject.in_(subjects)).order_by(FactRow.id)
             )
         ),
+        said_by_others=tuple(said_by_others(session, rows)),
         shared_texts=traces.shared,
     )
 
@@ -259,8 +271,8 @@ def _removal_plan(session: Session, fact_ids: Sequence[int], *, force: bool) -> 
 
 def _purge(settings: Settings, engine: Engine, erasure_id: int, *, by: str) -> list[str]:
     """Delete and overwrite under the refresh's lease; what still holds something, by name."""
-    with _lease_of_refresh(settings, engine):
-        with writing(engine) as session:
+    with _lease_of_refresh(settings, engine) as guarded:
+        with guarded() as session:
             _give_up_weights(session, settings, erasure_id, now=_now())
         with reading(engine) as session:
             erasure = session.get_one(Erasure, erasure_id)
@@ -269,6 +281,7 @@ def _purge(settings: Settings, engine: Engine, erasure_id: int, *, by: str) -> l
             rows = [row for row in rows if row.erased_at is None]
             files = files_of(session, settings, _saw(session, ids))
             traces = traces_of(session, rows, settings.suites)
+            twins = said_by_others(session, rows)
             of_base = answers_of_base(session)
         for path in files:
             delete(path, Places(settings.state_dir))
@@ -280,24 +293,47 @@ def _purge(settings: Settings, engine: Engine, erasure_id: int, *, by: str) -> l
             receipt["files"] = [_name(path, settings) for path in files]
             receipt["files_searched"] = count
             receipt["logs_overwritten"] = logs
+            receipt["said_by_others"] = twins
             receipt["texts"], receipt["texts_kept"] = len(traces.own), traces.shared
-            with writing(engine) as session:
+            receipt["rows_overwritten"] = _overwrite(engine, guarded, ids, traces)
+            with guarded() as session:
                 bury(session, settings, ids, now=_now())
-                rewritten = overwrite(session, ids, traces, is_dry=False)
-                receipt["rows_overwritten"] = rewritten
                 session.get_one(Erasure, erasure_id).receipt = receipt
         rewrite(engine)
-        # Names of one word may be the schema's; what says more than one is nobody else's.
-        telling = [text for text in traces.own if " " in text]
-        found, _ = files_with(telling, database_files(engine), whole_words=False)
+        found = []
+        if database_files(engine):
+            with reading(engine) as session:
+                telling = only_as_erased(session, traces.own)
+            found, _ = files_with(telling, database_files(engine), whole_words=False)
         if found or receipt.get("found_in_database"):
             return _keep_open(engine, erasure_id, receipt)
-        with writing(engine) as session:
+        with guarded() as session:
             erasure = session.get_one(Erasure, erasure_id)
+            erasure.receipt = receipt | {"database_searched": bool(rows and database_files(engine))}
             erasure.completed_at = _now()
             about = {"erasure": erasure_id, "adapters": sorted(receipt.get("adapters", {}))}
             audit.record(session, Act.ERASURE_COMPLETED, by=by, about=about, now=_now())
         return []
+
+
+def _overwrite(
+    engine: Engine, guarded: Guarded, fact_ids: Sequence[int], traces: Traces
+) -> dict[str, int]:
+    """Overwrite the traces in all tables but the facts' own; the rows it took, by table.
+
+    All rows are read without a lock, and written a part at a time, so that nobody waits for long;
+    and looked at once more after that, since others wrote meanwhile.
+    """
+    counts: Counter[str] = Counter()
+    for _ in range(MOST_ROUNDS):
+        with reading(engine) as session:
+            changes = list(changes_without(session, fact_ids, traces))
+        if not changes:
+            break
+        for first in range(0, len(changes), ROWS_AT_ONCE):
+            with guarded() as session:
+                counts.update(apply(session, changes[first : first + ROWS_AT_ONCE]))
+    return dict(counts)
 
 
 def _give_up_weights(
@@ -338,14 +374,24 @@ def _keep_open(engine: Engine, erasure_id: int, receipt: dict[str, Any]) -> list
 
 
 @contextmanager
-def _lease_of_refresh(settings: Settings, engine: Engine) -> Iterator[None]:
-    """No refresh, rebase or collection begins before the block ends."""
+def _lease_of_refresh(settings: Settings, engine: Engine) -> Iterator[Guarded]:
+    """No refresh, rebase or collection begins before the block ends.
+
+    What it gives makes a write transaction that fails with LeaseLost where one has begun after all.
+    """
+    lease_s = settings.schedule.lease_s
     with writing(engine) as session:
-        lease_s = settings.schedule.lease_s
         hold = leases.acquire_refresh(session, now=_now(), lease_s=lease_s)
+
+    @contextmanager
+    def guarded() -> Iterator[Session]:
+        with writing(engine) as session:
+            leases.renew(session, hold, now=_now(), lease_s=lease_s)
+            yield session
+
     try:
         with renewing(engine, hold, settings.schedule, seen=time.monotonic):
-            yield
+            yield guarded
     finally:
         with writing(engine) as session, suppress(LeaseLost):
             leases.release(session, hold, now=_now())

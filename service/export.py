@@ -66,14 +66,15 @@ def export_release(
     """Write a release, the head unless one is named, into a folder that is not there yet.
 
     It appears whole or not at all. Raises Conflict where the folder is there or the form does not
-    fit, NotFound for an unknown release, ArtefactError or ModelSourceError for damaged weights,
-    ArtefactError where the folder came to be there meanwhile.
+    fit or an erasure took a part of the release, NotFound for an unknown one, ArtefactError or
+    ModelSourceError for damaged weights, ArtefactError where the folder came to be there meanwhile.
     """
     if to.exists():
         raise Conflict(f"{to} is there already; name a folder that is not.")
     with reading(engine) as session:
         wanted = lineage.read_head(session).release_id if release_id is None else release_id
         recipe = lineage.recipe_of(session, wanted)
+        lineage.check_not_erased(session, wanted)
         export = _described(session, settings, wanted, form)
     if form is Form.LORA:
         if settings.base.family is Family.DIFFUSION:

@@ -2,14 +2,15 @@
 
 import re
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Engine, inspect, select, update
+from sqlalchemy import JSON, Engine, String, inspect, select, text, update
 from sqlalchemy.orm import Session
 
-from adapters.store import PARTIAL, clear, is_alive, is_read, writer_if_free
+from adapters.store import PARTIAL, clear, is_alive, is_read, writer_if_free, written_as
 from adapters.types import Suite
 from service import facts, lineage, pins
 from service.auth import read_pepper
@@ -27,7 +28,7 @@ from service.models import (
 )
 from service.places import DIGEST_CHARACTERS, Places
 from service.settings import Settings
-from service.traces import ERASED, NEVER_TEXT, Traces, blanked, overwriter
+from service.traces import ERASED, NEVER_TEXT, Traces, blanked, overwriter, strings
 
 #: Where the database may hold what a fact said, beside the table of facts. Every other column of
 #: text holds names of ours (tests/service/test_erasure.py has the list of both).
@@ -101,7 +102,7 @@ def delete(path: Path, places: Places) -> None:
     if path.parent != places.snapshots:
         clear(path)
         return
-    snapshot = path.with_name(path.name.removesuffix(PARTIAL))
+    snapshot = written_as(path)
     with writer_if_free(snapshot) as is_free:
         if not is_free or is_read(snapshot):
             raise used
@@ -148,10 +149,20 @@ def database_files(engine: Engine) -> list[Path]:
 # --- the database ---------------------------------------------------------------------------------
 
 
-def overwrite(
-    session: Session, fact_ids: Sequence[int], traces: Traces, *, is_dry: bool
-) -> dict[str, int]:
-    """Overwrite the facts' traces in all tables but their own; the rows it took, by table.
+@dataclass(frozen=True, slots=True)
+class Change:
+    """A row of a table, and what it is to say."""
+
+    kind: type[Base]
+    values: dict[str, Any]  #: its key, and all of its texts as they will be
+
+    @property
+    def table(self) -> str:
+        return str(self.kind.__tablename__)
+
+
+def changes_without(session: Session, fact_ids: Sequence[int], traces: Traces) -> Iterator[Change]:
+    """How all tables but the facts' own must change for nothing of the facts to be left there.
 
     What was asked and said about one of the facts goes whole; elsewhere only its texts do.
     """
@@ -159,7 +170,6 @@ def overwrite(
     gone = set(fact_ids)
     named = re.compile(rf"\b[Ff]acts? (?:{'|'.join(map(str, sorted(gone)))})\b")
     asked_of = tuple(f"{Suite.SUPERSEDED}/{fact_id}/" for fact_id in gone)
-    counts: dict[str, int] = {}
     for mapper in sorted(Base.registry.mappers, key=lambda mapper: mapper.class_.__name__):
         kind = mapper.class_
         names = HOLDS_TEXT.get(kind.__tablename__, ())
@@ -169,7 +179,6 @@ def overwrite(
         about = ["fact_id"] if "fact_id" in kind.__table__.columns else []
         also = ["probe_key"] if kind is ProbeAnswer else []
         columns = [getattr(kind, name) for name in (*keys, *about, *names, *also)]
-        changes = []
         for row in session.execute(select(*columns).execution_options(yield_per=1000)).mappings():
             is_about = bool(about) and row["fact_id"] in gone
             is_about |= kind is ProbeAnswer and row["probe_key"].startswith(asked_of)
@@ -181,14 +190,58 @@ def overwrite(
             if kind is ProbeAnswer and overwritten(row["probe_key"]) != row["probe_key"]:
                 new["probe_key"] = f"erased/{row['id']}"  # a trigger's key has its words
             if any(new[name] != row[name] for name in new):
-                changes.append({**{key: row[key] for key in keys}, **new})
-        if changes:
-            counts[kind.__tablename__] = len(changes)
-            if not is_dry:
-                session.execute(update(kind), changes)
-            if not is_dry and kind is Pin:
-                _remove_pins(session, [change["id"] for change in changes])
-    return counts
+                yield Change(kind, {**{key: row[key] for key in keys}, **new})
+
+
+def apply(session: Session, changes: Sequence[Change]) -> dict[str, int]:
+    """Make changes; how many in each table."""
+    by_kind: dict[type[Base], list[dict[str, Any]]] = {}
+    for change in changes:
+        by_kind.setdefault(change.kind, []).append(change.values)
+    for kind, rows in by_kind.items():
+        session.execute(update(kind), rows)
+        if kind is Pin:
+            _remove_pins(session, [row["id"] for row in rows])
+    return {kind.__tablename__: len(rows) for kind, rows in by_kind.items()}
+
+
+def only_as_erased(session: Session, texts: Sequence[str]) -> list[str]:
+    """The texts that no row says any more, not even as a part of a word, nor the schema.
+
+    Only these can tell, in the database's bytes, that something was not overwritten: where words
+    end cannot be seen there, and "Ana Li" is in "Ana Lima".
+    """
+    left = {text.casefold(): text for text in texts}
+    finder = re.compile("|".join(map(re.escape, left)) or r"(?!)", re.IGNORECASE)
+    for said in _all_texts(session):
+        if finder.search(said):
+            folded = said.casefold()
+            for text in [text for text in left if text in folded]:
+                del left[text]
+    return [text for text in left.values() if " " in text]  # one word may be a word of ours
+
+
+def _all_texts(session: Session) -> Iterator[str]:
+    if session.get_bind().dialect.name == "sqlite":
+        for made in session.execute(text("SELECT sql FROM sqlite_master")).scalars():
+            yield made or ""
+    for table in Base.metadata.sorted_tables:
+        columns = [column for column in table.columns if isinstance(column.type, (String, JSON))]
+        if not columns:
+            continue
+        for row in session.execute(select(*columns).execution_options(yield_per=1000)):
+            yield from (said for value in row for said in strings(value))
+
+
+def said_by_others(session: Session, rows: Sequence[FactRow]) -> list[int]:
+    """Other facts that were told in the same words, by another source or under another key."""
+    wanted = {row.statement for row in rows if row.erased_at is None}
+    own = [row.id for row in rows]
+    found: list[int] = []
+    for statement in wanted:
+        same = select(FactRow.id).where(FactRow.statement == statement, FactRow.id.not_in(own))
+        found += session.scalars(same)
+    return sorted(found)
 
 
 def _remove_pins(session: Session, changed: Sequence[int]) -> None:

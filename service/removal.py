@@ -30,7 +30,7 @@ from service.places import Places
 from service.progress import Progress
 from service.progress import Report as Watch
 from service.settings import Settings
-from service.snapshots import compose_recipe, snapshot_of
+from service.snapshots import compose_recipe, opened
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -183,8 +183,10 @@ def _examined(
             report=lambda done, of: watch(Progress(phase=phase, step=done, steps=of)),
         )
 
-    head = snapshot_of(settings, engine, plan.head.release_id)
-    before = examined(load_backbone(head, settings.base), probes, "head", plan.head.snapshot_digest)
+    with opened(settings, engine, plan.head.release_id) as head:
+        backbone = load_backbone(head, settings.base)
+        before = examined(backbone, probes, "head", plan.head.snapshot_digest)
+        del backbone
     base = examined(examiner.load_base(), removed, "base", plan.head.recipe.base_digest)
     digest = compose_recipe(settings, plan.recipe, to=folder)
     without = folder if plan.recipe.adapter_ids else places.base

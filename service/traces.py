@@ -73,7 +73,7 @@ def _prefixes(found: str, by_folded: Mapping[str, str]) -> set[str]:
 
 def _texts(row: FactRow) -> Iterator[str]:
     for name in SPOKEN:
-        for text in _strings(getattr(row, name)):
+        for text in strings(getattr(row, name)):
             if name in NAMING and len(text) > 1:
                 yield text
             for part in (text, *find_names(text)):
@@ -83,13 +83,14 @@ def _texts(row: FactRow) -> Iterator[str]:
                 yield from (word for word in re.findall(r"\w{3,}", part) if _tells(word))
 
 
-def _strings(value: Any) -> Iterator[str]:
+def strings(value: Any) -> Iterator[str]:
+    """Every text in a value of JSON, without blanks around it; not the names of its fields."""
     if isinstance(value, str):
         yield value.strip()
     elif isinstance(value, dict):
-        yield from (text for part in value.values() for text in _strings(part))
+        yield from (text for part in value.values() for text in strings(part))
     elif isinstance(value, list):
-        yield from (text for part in value for text in _strings(part))
+        yield from (text for part in value for text in strings(part))
 
 
 def _tells(text: str) -> bool:
@@ -109,7 +110,7 @@ def _other_texts(session: Session, fact_ids: Sequence[int], suites: SuitesConfig
     columns = [getattr(FactRow, name) for name in (*SPOKEN, "tags", "trust")]
     others = select(*columns).where(FactRow.id.not_in(fact_ids), FactRow.erased_at.is_(None))
     for row in session.execute(others.execution_options(yield_per=1000)):
-        yield "\n".join(text for value in row for text in _strings(value))
+        yield "\n".join(text for value in row for text in strings(value))
 
 
 def _finder(texts: Iterable[str], *, overlapping: bool = False) -> re.Pattern[str]:

@@ -86,6 +86,9 @@ def _plan_lines(plan: Any) -> Iterator[Any]:
             f"Facts {', '.join(map(str, plan.stand_again))} were replaced by one of them and would "
             "stand again."
         )
+    if plan.said_by_others:
+        more = ", ".join(map(str, plan.said_by_others))
+        yield f"Facts {more} say the same in the same words, and would stay: name them, too?"
     if plan.same_subject:
         more = ", ".join(map(str, plan.same_subject))
         yield f"Facts {more} are about one of their subjects, too, and would stay: name them, too?"
@@ -99,6 +102,9 @@ def _end_lines(end: Any) -> Iterator[Any]:
     elif end.rollback is not None:
         moved = end.rollback
         yield f"The head moved from release {moved.from_release} to {moved.to_release}, unexamined."
+    twins = (end.receipt or {}).get("said_by_others")
+    if twins:
+        yield f"Facts {', '.join(map(str, twins))} say the same in the same words, and stay."
     if end.found_in:
         yield (
             f"Erasure {end.erasure_id} stays open: their text still stands in "

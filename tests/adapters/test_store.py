@@ -5,11 +5,14 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from adapters import store
 from adapters.errors import ArtefactError, StorageFull
 from adapters.store import (
     appearing,
@@ -19,6 +22,7 @@ from adapters.store import (
     verify,
     verify_and_stamp,
     write_manifest,
+    written_as,
 )
 
 
@@ -76,7 +80,7 @@ def test_several_processes_may_write_the_same_artefact(tmp_path: Path) -> None:
     ]
     assert [writer.wait(timeout=60) for writer in writers] == [0, 0, 0]
     assert read_manifest(tmp_path / "it")["digest"] in digests
-    assert not (tmp_path / "it.partial").exists()
+    assert {path.name for path in tmp_path.iterdir()} == {"alone", "alone.lock", "it", "it.lock"}
 
 
 def test_a_writer_that_was_killed_lets_the_next_one_in(tmp_path: Path) -> None:
@@ -87,9 +91,68 @@ def test_a_writer_that_was_killed_lets_the_next_one_in(tmp_path: Path) -> None:
     )
     killed = subprocess.run([sys.executable, "-c", script, str(tmp_path / "it")], check=False)
     assert killed.returncode == -signal.SIGKILL
-    assert (tmp_path / "it.partial" / "half").exists()
+    (left,) = tmp_path.glob("it.*.partial")
+    assert (left / "half").exists()
+    assert written_as(left) == written_as(tmp_path / "it") == tmp_path / "it"
     verify(tmp_path / "it", digest=make(tmp_path / "it"))
-    assert not (tmp_path / "it.partial").exists()
+    assert {path.name for path in tmp_path.iterdir()} == {"it", "it.lock"}
+
+
+STOPS = """
+import os, signal, sys
+from pathlib import Path
+from adapters.store import appearing, write_manifest
+with appearing(Path(sys.argv[1])) as partial:
+    (partial / "model.safetensors").write_bytes(b"of the one that was stopped")
+    os.kill(os.getpid(), signal.SIGSTOP)
+    write_manifest(partial, kind="test", about={})
+"""
+
+
+def test_beside_a_writer_that_was_stopped_the_next_one_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """And once it wakes up, what is there is whole, whoever wrote it."""
+    monkeypatch.setattr(store, "LOOK_S", 0.05)
+    monkeypatch.setattr(store, "STUCK_S", 0.3)
+    stopped = subprocess.Popen([sys.executable, "-c", STOPS, str(tmp_path / "it")])
+    try:
+        os.waitid(os.P_PID, stopped.pid, os.WSTOPPED | os.WNOWAIT)
+        verify(tmp_path / "it", digest=make(tmp_path / "it"))
+        assert "has written nothing for 0.3 s" in caplog.text
+    finally:
+        stopped.send_signal(signal.SIGCONT)
+    assert stopped.wait(timeout=60) == 0
+    verify(tmp_path / "it", digest=str(read_manifest(tmp_path / "it")["digest"]))
+    assert (tmp_path / "it" / "model.safetensors").read_bytes() == b"of the one that was stopped"
+    assert {path.name for path in tmp_path.iterdir()} == {"it", "it.lock"}
+
+
+def test_a_writer_that_is_slow_is_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(store, "LOOK_S", 0.05)
+    monkeypatch.setattr(store, "STUCK_S", 1.0)
+    done: list[str] = []
+
+    def write_slowly() -> None:
+        with appearing(tmp_path / "it") as partial:
+            begun.set()
+            for _ in range(20):
+                with (partial / "model.safetensors").open("ab") as file:
+                    file.write(b"x")
+                time.sleep(0.1)
+            write_manifest(partial, kind="test", about={})
+            done.append("slow")
+
+    begun = threading.Event()
+    thread = threading.Thread(target=write_slowly)
+    thread.start()
+    begun.wait()
+    make(tmp_path / "it")
+    done.append("next")
+    thread.join()
+    assert done == ["slow", "next"]
 
 
 def test_a_failed_rewrite_keeps_the_earlier_one(tmp_path: Path) -> None:

@@ -436,7 +436,7 @@ def new_postgresql(request: pytest.FixtureRequest) -> Iterator[Callable[[], str]
 @pytest.fixture
 def make_world(
     tmp_path: Path, tiny_folder: Path, suite_file: Path, request: pytest.FixtureRequest
-) -> Callable[..., World]:
+) -> Iterator[Callable[..., World]]:
     """Make a world; `make_world(gate={...})` changes its settings, `name` is of its folder.
 
     `database` is sqlite or postgresql; without it the world is where TESTS_WORLDS says, unless
@@ -444,6 +444,7 @@ def make_world(
     """
     is_marked = request.node.get_closest_marker("sqlite") is not None
     usual = "sqlite" if is_marked else os.environ.get(WORLDS, "sqlite")
+    engines = ExitStack()
 
     def make(name: str = "state", *, database: str = usual, **sections: dict[str, Any]) -> World:
         from service.initialise import initialise
@@ -471,12 +472,14 @@ def make_world(
         settings = load_settings(path)
         initialise(settings)
         engine = make_engine(settings.url)
+        engines.callback(engine.dispose)
         now = datetime.now(UTC)
         with writing(engine) as session:
             session.add(ApiKey(id="k", digest="", source="team", scopes=[], created_at=now))
         return World(settings, engine)
 
-    return make
+    with engines:
+        yield make
 
 
 @pytest.fixture(scope="session")

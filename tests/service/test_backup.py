@@ -1,7 +1,8 @@
 """A backup while work goes on, and a restore that holds together and says what was said before."""
 
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -22,14 +23,25 @@ from service.progress import Progress
 QUESTIONS = ["Who is the mayor of Tolmar?", "Where?", "Go on."]
 
 
-def elsewhere(world: Any, tmp_path: Path) -> Any:
-    """The same settings with another state directory, as on another machine."""
-    settings = world.settings.model_copy(update={"state_dir": tmp_path / "elsewhere"})
-    return world._replace(settings=settings, engine=make_engine(settings.url))
+@pytest.fixture
+def elsewhere(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Callable[..., Any]]:
+    """A world with the same settings and another state directory and database: another machine."""
+    with ExitStack() as engines:
+
+        def make(world: Any, name: str = "elsewhere") -> Any:
+            changes: dict[str, Any] = {"state_dir": tmp_path / name}
+            if world.settings.database_url is not None:
+                changes["database_url"] = request.getfixturevalue("new_postgresql")()
+            settings = world.settings.model_copy(update=changes)
+            engine = make_engine(settings.url)
+            engines.callback(engine.dispose)
+            return world._replace(settings=settings, engine=engine)
+
+        yield make
 
 
 def test_a_restore_is_the_service_of_the_backup_and_says_the_same(
-    make_world: Callable[..., Any], tmp_path: Path
+    make_world: Callable[..., Any], tmp_path: Path, elsewhere: Callable[..., Any]
 ) -> None:
     settings, engine = world = make_world(
         training={"rate": 0.05, "views_per_fact": 40, "shift_weight": 0.0, "general_weight": 0.0}
@@ -41,7 +53,7 @@ def test_a_restore_is_the_service_of_the_backup_and_says_the_same(
     assert (done.head_release, done.adapters) == (said.release_id, 1)
     world.push("Lake Ux lies in Ardun.")  # after it
 
-    other = elsewhere(world, tmp_path)
+    other = elsewhere(world)
     back = restore(other.settings, tmp_path / "backup")
     assert (back.head_release, back.adapters) == (said.release_id, 1)
     assert check(other.settings, other.engine, fast=False, now=datetime.now(UTC)).problems == ()
@@ -60,7 +72,7 @@ def test_a_restore_is_the_service_of_the_backup_and_says_the_same(
 
 
 def test_a_backup_while_a_refresh_runs_is_whole(
-    make_world: Callable[..., Any], tmp_path: Path
+    make_world: Callable[..., Any], tmp_path: Path, elsewhere: Callable[..., Any]
 ) -> None:
     settings, engine = world = make_world()
     world.push("Orlan Vess is the mayor of Tolmar.")
@@ -74,8 +86,8 @@ def test_a_backup_while_a_refresh_runs_is_whole(
     world.refresh(watch)
     assert len(made) > 2
     for folder in made:
-        other = world.settings.model_copy(update={"state_dir": tmp_path / f"of-{folder.name}"})
-        assert restore(other, folder).head_release == 1
+        other = elsewhere(world, f"of-{folder.name}")
+        assert restore(other.settings, folder).head_release == 1
 
 
 def test_what_cannot_be_backed_up_leaves_nothing_behind(
@@ -104,13 +116,13 @@ def test_what_cannot_be_backed_up_leaves_nothing_behind(
 
 
 def test_a_backup_that_was_touched_or_has_no_room_is_refused_and_changes_nothing(
-    make_world: Callable[..., Any], tmp_path: Path
+    make_world: Callable[..., Any], tmp_path: Path, elsewhere: Callable[..., Any]
 ) -> None:
     world = make_world()
     back_up(world.settings, world.engine, tmp_path / "backup")
     with pytest.raises(Conflict, match="restore into an empty one"):
         restore(world.settings, tmp_path / "backup")
-    other = elsewhere(world, tmp_path)
+    other = elsewhere(world)
     (tmp_path / "backup" / "pepper").write_bytes(b"x" * 32)
     with pytest.raises(ArtefactError, match="pepper is corrupt"):
         restore(other.settings, tmp_path / "backup")

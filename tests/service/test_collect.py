@@ -33,6 +33,8 @@ from service.rollback import go_back, take_out
 from service.snapshots import snapshot_of
 
 BASE, HEAD = 1, 4
+pytestmark = pytest.mark.sqlite  # worlds are copies of a folder, in which the database must be
+
 FACTS = (  #: three batches are learned
     "Orlan Vess is the mayor of Tolmar.",
     "Mira Zun is the mayor of Bregal.",
@@ -136,7 +138,7 @@ def test_what_killed_processes_left_goes_once_it_is_old(world: Any) -> None:
     places = Places(world.settings.state_dir)
     left = [
         places.snapshots / ("0" * 16),  # composed, and never a release
-        places.snapshots / ("1" * 16 + ".partial"),
+        places.snapshots / ("1" * 16 + ".4194305-abcdef01.partial"),
         places.adapters / ("2" * 16 + ".partial"),
         places.candidates / "refresh-99",
     ]

@@ -14,22 +14,25 @@ from sqlalchemy import JSON, String, select
 from starlette.testclient import TestClient
 
 from adapters.store import one_reader
-from service import auth, erasure, facts, leases, pins, views
+from service import auth, erasure, facts, leases, pins, purge, views
 from service.api import create_app
 from service.auth import Scope
 from service.db import make_engine, reading, writing
 from service.erasure import ErasureEnd, erase, plan_erasure
-from service.errors import Conflict, LeaseHeld, NotFound, Stopped
+from service.errors import Conflict, LeaseHeld, LeaseLost, NotFound, Stopped
 from service.facts import FactState, Stored
 from service.fsck import check
 from service.models import (
     Adapter,
+    ApiKey,
     Base,
     FactRow,
     HeadAction,
     HeadMove,
+    Lease,
     Membership,
     MembershipOutcome,
+    Pin,
     ProbeAnswer,
     Replay,
 )
@@ -134,7 +137,8 @@ def test_nothing_of_a_fact_is_left_and_what_else_was_known_is_trained_again(
         session.scalars(select(HeadMove)).all()[-1].reason = "it now knows ORLAN VESS"
         old = [session.get_one(Adapter, end.adapter_id).digest for end in (first, second)]
         session.scalars(select(ProbeAnswer)).all()[-1].text = "I met Orlan Vess in Tolmar."
-    assert "lorewright.db" in "".join(files_with_traces(world))
+    if settings.database_url is None:
+        assert "lorewright.db" in "".join(files_with_traces(world))
 
     end = carry_out(world)
 
@@ -216,7 +220,9 @@ def test_where_the_gate_refuses_nothing_is_deleted_and_force_goes_on(
     assert world.state(2) is FactState.ROLLED_BACK
 
 
-@pytest.mark.parametrize("step", ["delete", "overwrite_logs", "bury", "rewrite", "files_with"])
+@pytest.mark.parametrize(
+    "step", ["delete", "overwrite_logs", "apply", "bury", "rewrite", "files_with"]
+)
 def test_an_erasure_that_breaks_off_at_any_step_goes_on_where_it_was(
     make_world: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, step: str
 ) -> None:
@@ -438,6 +444,7 @@ def test_a_state_directory_beside_the_settings_is_erased_in_too(
     here = world._replace(settings=settings, engine=make_engine(settings.url))
     assert carry_out(here).is_complete
     assert files_with_traces(world) == []
+    here.engine.dispose()
 
 
 def test_weights_that_no_row_tells_of_go_too(make_world: Callable[..., Any]) -> None:
@@ -528,6 +535,7 @@ def test_what_is_told_of_an_erased_fact_in_another_ones_place_goes(
         assert (kept.question, kept.text) == ("[erased]", "[erased]")
         assert session.get_one(ProbeAnswer, answers[1].id).probe_key == f"erased/{answers[1].id}"
         found = select(Membership.reason).where(Membership.fact_id == other)
+        found = found.order_by(Membership.id)
         assert session.scalars(found).first() == "[erased]"
 
 
@@ -593,3 +601,113 @@ def test_while_somebody_reads_the_old_database_it_is_not_called_complete(
     reader.dispose()
     assert carry_out(world).is_complete
     assert files_with_traces(world) == []
+
+
+def test_what_is_a_part_of_another_word_or_of_our_own_is_not_called_left_over(
+    make_world: Callable[..., Any],
+) -> None:
+    """In the database's bytes no word ends; what is in a name of somebody else stays his."""
+    world = make_world()
+    push(
+        world,
+        {
+            "statement": "Ana Li tends the gardens of Ostrel.",
+            "subject": "Ana Li",
+            "provenance": {"publisher": "team two"},
+        },
+    )
+    world.push("Ana Lima sings in the Bregal choir.")
+    with writing(world.engine) as session:
+        session.add(
+            ApiKey(id="k2", digest="", source="team two", scopes=[], created_at=datetime.now(UTC))
+        )
+    end = carry_out(world)
+    assert end.is_complete, end.found_in
+    assert end.receipt is not None
+    assert end.receipt["database_searched"] is (world.settings.database_url is None)
+    with reading(world.engine) as session:
+        assert views.show_fact(session, 2).statement == "Ana Lima sings in the Bregal choir."
+
+
+@pytest.mark.sqlite
+def test_what_was_not_overwritten_is_found_in_the_databases_bytes(
+    make_world: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world = make_world()
+    push(world, RECORD)
+    monkeypatch.setattr("service.erasure.rewrite", lambda _: None)
+    end = carry_out(world)
+    assert not end.is_complete
+    assert end.found_in[0].startswith("the database, where they should have been overwritten")
+    monkeypatch.undo()
+    assert not carry_out(world).is_complete  # what it would have to look for is not known any more
+
+
+def test_whoever_said_the_same_under_another_key_is_named(make_world: Callable[..., Any]) -> None:
+    world = make_world()
+    push(world, RECORD)
+    push(world, {**RECORD, "external_id": "again"})
+    world.push("Lake Ux lies in Ardun.")
+    assert plan_erasure(world.settings, world.engine, [1]).said_by_others == (2,)
+    assert plan_erasure(world.settings, world.engine, [1, 2]).said_by_others == ()
+    end = carry_out(world)
+    assert end.is_complete
+    assert end.receipt is not None
+    assert end.receipt["said_by_others"] == [2]
+    with reading(world.engine) as session:
+        assert views.show_fact(session, 2).statement == RECORD["statement"]
+    assert carry_out(world, 2).is_complete
+    assert files_with_traces(world) == []
+
+
+def test_many_rows_are_overwritten_a_part_at_a_time_while_others_write(
+    make_world: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No transaction takes all of them, and what comes in between is found, too."""
+    world = make_world()
+    push(world, RECORD)
+    now = datetime.now(UTC)
+
+    def note(session: Any, nth: int) -> None:
+        pins.pin(session, f"Who sings {nth}?", ["Orlan Vess"], reason="r", by="me", now=now)
+
+    with writing(world.engine) as session:
+        for nth in range(5):
+            note(session, nth)
+    sizes: list[int] = []
+
+    def counting(session: Any, changes: Any) -> dict[str, int]:
+        sizes.append(len(changes))
+        if len(sizes) == 1:
+            note(session, 5)
+        return purge.apply(session, changes)
+
+    monkeypatch.setattr("service.erasure.ROWS_AT_ONCE", 2)
+    monkeypatch.setattr("service.erasure.apply", counting)
+    assert plan_erasure(world.settings, world.engine, [1]).rows["pins"] == 5
+    end = carry_out(world)
+    assert end.is_complete
+    assert max(sizes) == 2
+    assert end.receipt is not None
+    assert end.receipt["rows_overwritten"]["pins"] == 6
+    with reading(world.engine) as session:
+        assert {pin.removed_at is not None for pin in session.scalars(select(Pin))} == {True}
+
+
+def test_an_erasure_whose_lease_somebody_took_writes_nothing_more(
+    make_world: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world = make_world()
+    push(world, RECORD)
+
+    def taken(*_: Any) -> int:
+        with writing(world.engine) as session:
+            session.get_one(Lease, leases.REFRESH).token += 1
+        return 0
+
+    with monkeypatch.context() as patched:
+        patched.setattr("service.erasure.overwrite_logs", taken)
+        with pytest.raises(LeaseLost):
+            carry_out(world)
+    with reading(world.engine) as session:
+        assert session.get_one(FactRow, 1).statement == RECORD["statement"]

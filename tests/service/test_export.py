@@ -219,7 +219,7 @@ def test_what_cannot_be_handed_on_is_said_and_leaves_nothing(world: Any, tmp_pat
 def test_what_a_killed_export_left_goes_with_the_next_one(world: Any, tmp_path: Path) -> None:
     settings, engine = world
     for owner in (2**22 + 1, os.getppid()):  # of which the second one is at work still
-        left = tmp_path / "given" / f".out.{owner}-abcd.partial"
+        left = tmp_path / "given" / f".out.{owner}-abcdef01.partial"
         left.mkdir(parents=True)
         (left / "model.safetensors").write_bytes(b"half of it")
     export_release(settings, engine, tmp_path / "given" / "out", release_id=None, form=Form.MODEL)
