@@ -17,13 +17,12 @@ start of Python.
 import json
 import multiprocessing
 import os
-import resource
 import shutil
-import sys
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
+from statistics import median
 from tempfile import TemporaryDirectory
 from typing import Any
 
@@ -86,14 +85,16 @@ def main() -> None:
             "copy_s": spread(copied),
             "compose_s": spread(composed),
             "digest_s": spread(digested),
-            "ratio": spread(ratios(composed, copied)),
+            "ratio": median(ratios(composed, copied)),
+            "ratio_spread": spread(ratios(composed, copied)),
             "ratio_with_digest": spread(
                 ratios(composed, [sum(both) for both in zip(copied, digested, strict=True)])
             ),
             "identical": len(digests) == 1,
             "peak_bytes_over_output": peak,
-            "rollback_to_s": back(options.config, folder / "state", adapters),
         }
+        times = back(options.config, folder / "state", adapters)
+        found |= {"rollback_to_s": times["median"], "rollback_to_spread": times}
     print(found)
     if options.json:
         print(json.dumps({**described_machine(), **found}))
@@ -179,8 +180,9 @@ def compose(base: Path, adapters: list[Path], folder: Path) -> tuple[float, str,
 
 
 def peak_bytes() -> int:
-    kib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return kib * (1 if sys.platform == "darwin" else 1024)
+    """Of this process; what getrusage says begins with what its parent had come to."""
+    status = Path("/proc/self/status").read_text()
+    return int(status.partition("VmHWM:")[2].split()[0]) * 1024
 
 
 def back(config: Path, state_dir: Path, adapters: list[Path]) -> dict[str, float]:

@@ -60,6 +60,7 @@ from service.ingest import (
     item_problems,
     printable,
 )
+from service.known_facts import in_head_that_saw
 from service.lineage import read_head
 from service.metrics import Counted, Metrics
 from service.openapi import (
@@ -122,6 +123,7 @@ class Withdrawn(BaseModel):
     id: int
     state: FactState
     retracted_at: datetime | None
+    known_by: list[int]  #: adapters of the head that saw it, and know it until they are taken out
 
 
 class Bounded:
@@ -423,7 +425,12 @@ def create_app(settings: Settings, engine: Engine, clock: Wakeable) -> FastAPI:
                     f"Fact {fact_id} is another source's; an admin may retract it.", known=True
                 )
             row = facts.retract(session, fact_id, by=_name_of(caller), now=datetime.now(UTC))
-            return Withdrawn(id=row.id, state=FactState.RETRACTED, retracted_at=row.retracted_at)
+            return Withdrawn(
+                id=row.id,
+                state=FactState.RETRACTED,
+                retracted_at=row.retracted_at,
+                known_by=in_head_that_saw(session, fact_id),
+            )
 
     @app.post("/v1/facts/{fact_id:id}/approval", responses=clash)
     def post_fact_approval(fact_id: Id, caller: Admin) -> views.FactDetail:

@@ -31,16 +31,11 @@ from service.audit import Act
 from service.auth import read_pepper
 from service.db import reading, rewrite, writing
 from service.errors import Conflict, LeaseLost, NotFound
-from service.known_facts import IN_HEAD
+from service.known_facts import adapters_that_saw
 from service.models import (
     Adapter,
-    Batch,
     Erasure,
     FactRow,
-    Membership,
-    Refresh,
-    RefreshOutcome,
-    Replay,
 )
 from service.places import Places
 from service.progress import Report
@@ -108,7 +103,7 @@ def plan_erasure(settings: Settings, engine: Engine, fact_ids: Sequence[int]) ->
 def _plan(session: Session, settings: Settings, fact_ids: Sequence[int]) -> ErasurePlan:
     rows = _rows(session, fact_ids)
     ids = [row.id for row in rows]
-    adapters = [adapter for adapter in _saw(session, ids) if adapter.erased_at is None]
+    adapters = [adapter for adapter in adapters_that_saw(session, ids) if adapter.erased_at is None]
     in_head = lineage.read_head(session).recipe.adapter_ids
     traces = traces_of(session, rows, settings.suites)
     subjects = [row.subject for row in rows if row.subject]
@@ -228,34 +223,11 @@ def _open(session: Session, fact_ids: Sequence[int], *, by: str, reason: str, no
     return erasure.id
 
 
-def _saw(session: Session, fact_ids: Sequence[int]) -> list[Adapter]:
-    """The adapters that were trained on one of the facts, or were shown something of it.
-
-    That is in replay, or while a fact that replaces it was trained (adapters.decoys). What was set
-    aside before the training of a batch that was promoted is not in its adapter; of any other
-    adapter that is not known for sure.
-    """
-    promoted = select(Refresh.id).where(
-        Refresh.outcome.in_([RefreshOutcome.PROMOTED, RefreshOutcome.REBASED])
-    )
-    trained = select(Membership.batch_id).join(Batch, Batch.id == Membership.batch_id)
-    heirs = select(FactRow.superseded_by).where(
-        FactRow.id.in_(fact_ids), FactRow.superseded_by.is_not(None)
-    )
-    trained = trained.where(
-        Membership.fact_id.in_(fact_ids) | Membership.fact_id.in_(heirs),
-        Membership.outcome.in_(IN_HEAD) | Batch.refresh_id.not_in(promoted),
-    )
-    replayed = select(Replay.batch_id).where(Replay.fact_id.in_(fact_ids))
-    wanted = Adapter.batch_id.in_(trained) | Adapter.batch_id.in_(replayed)
-    return list(session.scalars(select(Adapter).where(wanted).order_by(Adapter.id)))
-
-
 def _removal_plan(session: Session, fact_ids: Sequence[int], *, force: bool) -> RemovalPlan | None:
     """How the head gets free of the facts; None where it is."""
     head = lineage.read_head(session)
     in_head = head.recipe.adapter_ids
-    saw = [adapter.id for adapter in _saw(session, fact_ids) if adapter.id in in_head]
+    saw = [adapter.id for adapter in adapters_that_saw(session, fact_ids) if adapter.id in in_head]
     if not saw:
         return None
     first = min(in_head.index(adapter_id) for adapter_id in saw)
@@ -279,7 +251,7 @@ def _purge(settings: Settings, engine: Engine, erasure_id: int, *, by: str) -> l
             ids, receipt = list(erasure.fact_ids), dict(erasure.receipt or {})
             rows = [session.get_one(FactRow, fact_id) for fact_id in ids]
             rows = [row for row in rows if row.erased_at is None]
-            files = files_of(session, settings, _saw(session, ids))
+            files = files_of(session, settings, adapters_that_saw(session, ids))
             traces = traces_of(session, rows, settings.suites)
             twins = said_by_others(session, rows)
             of_base = answers_of_base(session)
@@ -344,7 +316,7 @@ def _give_up_weights(
     Raises Conflict where the head has one: somebody moved it meanwhile.
     """
     erasure = session.get_one(Erasure, erasure_id)
-    adapters = _saw(session, erasure.fact_ids)
+    adapters = adapters_that_saw(session, erasure.fact_ids)
     in_head = set(lineage.read_head(session).recipe.adapter_ids)
     back = [adapter.id for adapter in adapters if adapter.id in in_head]
     if back:

@@ -220,9 +220,11 @@ def changes_between(session: Session, earlier: int, later: int) -> Changes:
     Raises NotFound for an unknown release.
     """
     recipes = [lineage.recipe_of(session, release).adapter_ids for release in (earlier, later)]
-    old, new = (
-        {row.id for row, _, _ in session.execute(_held_rows(adapters))} for adapters in recipes
-    )
+    ids = [
+        _held_rows(adapters).with_only_columns(FactRow.id, maintain_column_froms=True)
+        for adapters in recipes
+    ]
+    old, new = (set(session.scalars(wanted)) for wanted in ids)
     answers = [_answers_of(session, release) for release in (earlier, later)]
     flips = None
     both: list[str] = []

@@ -13,7 +13,16 @@ from adapters.masking import random_for
 from adapters.questions import ambiguous_directions, plain_name
 from adapters.types import Direction, Fact, GivenProbe
 from service.facts import head_batches, is_retained, is_valid
-from service.models import Adapter, FactRow, Membership, MembershipOutcome, Replay
+from service.models import (
+    Adapter,
+    Batch,
+    FactRow,
+    Membership,
+    MembershipOutcome,
+    Refresh,
+    RefreshOutcome,
+    Replay,
+)
 
 T = TypeVar("T")
 #: Facts with these outcomes are in the adapter that was promoted.
@@ -34,8 +43,7 @@ class RemovedFacts:
     known_facts: int  #: how many there are of which these were drawn
     unasked: Mapping[str, Collection[Direction]]  #: as in ClaimedBatch
     replayed_by: Mapping[int, int]  #: adapter that stays -> how many removed facts it replayed
-    #: Adapters that stay, and were trained on facts to be erased or on what replaces these.
-    trained_by: frozenset[int]
+    saw_erased: frozenset[int]  #: adapters that stay, and saw something of what is to be erased
 
 
 def in_head_by_batch(
@@ -219,18 +227,9 @@ def draw_removal(
         .group_by(Adapter.id)
         .order_by(Adapter.id)
     )
-    heirs = select(FactRow.superseded_by).where(erasing, FactRow.superseded_by.is_not(None))
-    trained = session.scalars(
-        select(Adapter.id)
-        .join(Membership, Membership.batch_id == Adapter.batch_id)
-        .where(
-            Adapter.batch_id.in_(sorted(kept)),
-            Membership.fact_id.in_(sorted(erased)) | Membership.fact_id.in_(heirs),
-            Membership.outcome.in_(IN_HEAD),
-        )
-    )
+    saw = adapters_that_saw(session, sorted(erased))
     return RemovedFacts(
-        trained_by=frozenset(trained),
+        saw_erased=frozenset(adapter.id for adapter in saw if adapter.batch_id in kept),
         facts=facts,
         retained=retained,
         known_facts=len(known),
@@ -281,3 +280,33 @@ def ambiguous(
         fact.key: ambiguous_directions(fact, others.values(), symmetric=symmetric) for fact in asked
     }
     return {key: reasons for key, reasons in found.items() if reasons}
+
+
+def adapters_that_saw(session: Session, fact_ids: Sequence[int]) -> list[Adapter]:
+    """The adapters that were trained on one of the facts, or were shown something of it.
+
+    That is in replay, or while a fact that replaces it was trained (adapters.decoys). What was set
+    aside before the training of a batch that was promoted is not in its adapter; of any other
+    adapter that is not known for sure.
+    """
+    promoted = select(Refresh.id).where(
+        Refresh.outcome.in_([RefreshOutcome.PROMOTED, RefreshOutcome.REBASED])
+    )
+    trained = select(Membership.batch_id).join(Batch, Batch.id == Membership.batch_id)
+    heirs = select(FactRow.superseded_by).where(
+        FactRow.id.in_(fact_ids), FactRow.superseded_by.is_not(None)
+    )
+    trained = trained.where(
+        Membership.fact_id.in_(fact_ids) | Membership.fact_id.in_(heirs),
+        Membership.outcome.in_(IN_HEAD) | Batch.refresh_id.not_in(promoted),
+    )
+    replayed = select(Replay.batch_id).where(Replay.fact_id.in_(fact_ids))
+    wanted = Adapter.batch_id.in_(trained) | Adapter.batch_id.in_(replayed)
+    return list(session.scalars(select(Adapter).where(wanted).order_by(Adapter.id)))
+
+
+def in_head_that_saw(session: Session, fact_id: int) -> list[int]:
+    """The ids of the head's adapters by which it may know a fact."""
+    in_head = head_batches(session)
+    saw = adapters_that_saw(session, [fact_id])
+    return [adapter.id for adapter in saw if adapter.batch_id in in_head]

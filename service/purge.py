@@ -235,13 +235,10 @@ def _all_texts(session: Session) -> Iterator[str]:
 
 def said_by_others(session: Session, rows: Sequence[FactRow]) -> list[int]:
     """Other facts that were told in the same words, by another source or under another key."""
-    wanted = {row.statement for row in rows if row.erased_at is None}
+    wanted = sorted({row.statement for row in rows if row.erased_at is None})
     own = [row.id for row in rows]
-    found: list[int] = []
-    for statement in wanted:
-        same = select(FactRow.id).where(FactRow.statement == statement, FactRow.id.not_in(own))
-        found += session.scalars(same)
-    return sorted(found)
+    same = select(FactRow.id).where(FactRow.statement.in_(wanted), FactRow.id.not_in(own))
+    return list(session.scalars(same.order_by(FactRow.id)))
 
 
 def _remove_pins(session: Session, changed: Sequence[int]) -> None:

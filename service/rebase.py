@@ -9,7 +9,7 @@ examined as a removal. Whatever fails on the way leaves the head where it was.
 """
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -55,9 +55,11 @@ def rebase(
     reason: str,
     report: Report,
     stopping: Stopping,
+    judged: Callable[[Removal], None] = lambda _: None,
 ) -> Rebase:
     """Carry out the plan with the later adapters that were shown what goes trained again.
 
+    `judged` is told what was found of the whole, before the head moves, if it does.
     Raises LeaseHeld while a refresh runs, HeadMoved when somebody else moved the head, and what a
     refresh raises.
     """
@@ -79,6 +81,7 @@ def rebase(
             recipe = line.at.recipe
             new = replace(plan, recipe=recipe, trained_on_them=(), release_id=None)
             removal = examine_removal(settings, engine, new, watch=watch)
+            judged(removal)
             left = line.left_facts()
             done = None
             if removal.passes:
@@ -106,7 +109,7 @@ class _Line:
         with self._guarded() as session:
             before = lineage.recipe_without(session, *plan.taken_out, *plan.trained_on_them)
             found = removed_facts(session, plan, retain_at_most=0, now=_now())
-        self.saw_them = {*found.replayed_by, *found.trained_by}  #: adapters that are to stay
+        self.saw_them = {*found.replayed_by, *found.saw_erased}  #: adapters that are to stay
         self.at = self._released(before)  #: what the line has come to
 
     @contextmanager

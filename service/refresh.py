@@ -49,7 +49,7 @@ from adapters.questions import (
     superseded_probes,
 )
 from adapters.rows import encode_fact
-from adapters.store import canonical_digest, discard, file_digest
+from adapters.store import canonical_digest, discard, file_digest, writer_if_free
 from adapters.suites import read_prompts, read_relations, read_suite
 from adapters.train import train
 from adapters.types import Answer, Fact, Outcome, Probe, Suite, Verdict
@@ -254,7 +254,9 @@ class _Run:
         finally:
             discard(self.places.candidate(self.claimed.refresh_id))
             if self.composed:  # the adapter is kept, and the snapshot can be composed of it again
-                discard(self.composed)
+                with writer_if_free(self.composed) as is_free:
+                    if is_free:  # somebody who approves the adapter is composing the same
+                        discard(self.composed)
 
     def _learn(self) -> RefreshEnd:
         settings, claimed = self.settings, self.claimed

@@ -175,13 +175,22 @@ def files_with(
 
 
 def _holds(path: Path, finder: re.Pattern[bytes], longest: int) -> bool:
+    """Whether it is found in a file that is read in parts.
+
+    What begins or ends where a part does is left to the one in which its neighbours can be seen.
+    """
     try:
         with path.open("rb") as file:
-            tail = b""
-            while chunk := file.read(CHUNK):
-                if finder.search(tail + chunk):
-                    return True
-                tail = (tail + chunk)[-longest:]
+            tail, chunk = b"", file.read(CHUNK)
+            while chunk:
+                following = file.read(CHUNK)
+                part = tail + chunk
+                for found in finder.finditer(part):
+                    begins_early = tail and found.start() == 0
+                    ends_late = following and found.end() == len(part)
+                    if not begins_early and not ends_late:
+                        return True
+                tail, chunk = part[-longest:], following
     except FileNotFoundError:
         pass  # it went meanwhile
     return False

@@ -20,6 +20,7 @@ from pathlib import Path
 
 import httpx2
 from sqlalchemy import Engine, func, or_, select
+from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from adapters.store import sync
@@ -105,8 +106,12 @@ def send(settings: Settings, engine: Engine, seq: int, *, now: datetime) -> bool
         "webhook-signature": signature(webhook_secret(settings), message_id, timestamp, body),
     }
     error = _post(str(url), body, headers, settings.webhook.timeout_s)
-    with writing(engine) as session:
-        _record(session, seq, error, now=now)
+    try:
+        with writing(engine) as session:
+            _record(session, seq, error, now=now)
+    except IntegrityError:  # another daemon told of it for the first time in the same moment
+        with writing(engine) as session:
+            _record(session, seq, error, now=now)
     if error is None:
         log.info("head move %s was delivered", seq, extra=event("delivered", head_move=seq))
     else:

@@ -20,6 +20,7 @@ from service.commands.console import (
 )
 from service.db import reading, writing
 from service.errors import SettingsError
+from service.known_facts import in_head_that_saw
 from service.schemas import MAX_ID
 
 group = typer.Typer(no_args_is_help=True, help="What was pushed, and what became of it.")
@@ -95,7 +96,20 @@ def facts_retract(fact: Id) -> None:
     """Withdraw a fact. What an adapter learned of it stays until that adapter is taken out."""
     with writing(context.engine()) as session:
         facts.retract(session, fact, by=context.by, now=datetime.now(UTC))
+        known_by = in_head_that_saw(session, fact)
     out.print(f"Fact {fact} is retracted.")
+    for adapter in known_by:
+        out.print(
+            f"The head still knows it by adapter {adapter}: `lorewright rollback {adapter} "
+            "--dry-run` says what the head would answer without it.",
+            soft_wrap=True,
+        )
+    if known_by:
+        out.print(
+            f"`lorewright facts erase {fact}` trains what saw it again without it, and removes its "
+            "text as well.",
+            soft_wrap=True,
+        )
 
 
 @group.command("approve")

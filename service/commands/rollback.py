@@ -10,8 +10,10 @@ from service.commands.console import (
     HEAD_STAYS,
     Json,
     Reason,
+    checked_reason,
     context,
     err,
+    out,
     progress_bar,
     show,
 )
@@ -41,7 +43,7 @@ def rollback(
     force: Annotated[
         bool, typer.Option("--force", help="Ask nothing first; the history says so.")
     ] = False,
-    reason: Reason = "no reason given",
+    reason: Reason = "",
     as_json: Json = False,
 ) -> None:
     """Take an adapter out of the head, or point the head at another release.
@@ -61,6 +63,8 @@ def rollback(
     problem = problem_of_ways(adapter, to, ways)
     if problem:
         raise SettingsError(problem)
+    if not dry_run:
+        checked_reason(reason)
     by = context.by
     settings, engine = context.settings, context.engine()
     removal = None
@@ -77,13 +81,11 @@ def rollback(
         if removal is not None and (dry_run or not removal.passes):
             _show_removal(removal, as_json, is_dry=dry_run)
             raise typer.Exit(0 if removal.passes else HEAD_STAYS)
+        if removal is not None and not as_json:
+            _print_removal(removal)  # before the head moves
         done = take_out(settings, engine, plan, by=by, reason=reason, removal=removal)
 
     def render() -> Iterator[Any]:
-        from service.tables import removal_tables
-
-        if removal is not None:
-            yield from removal_tables(removal)
         gone = ", ".join(map(str, done.taken_out)) or "none"
         yield f"The head moved from release {done.from_release} to {done.to_release}."
         yield f"Adapters taken out: {gone}."
@@ -109,22 +111,23 @@ def _rebase(plan: Any, *, by: str, reason: str, as_json: bool) -> None:
             reason=reason,
             report=report,
             stopping=stopping,
+            judged=lambda removal: None if as_json else _print_removal(removal),
         )
 
-    show(done, as_json, lambda: list(rebase_tables(done)))
+    show(done, as_json, lambda: list(rebase_tables(done, is_shown=True)))
     if done.rollback is None:
         raise typer.Exit(HEAD_STAYS)
 
 
-def rebase_tables(done: Any) -> Iterator[Any]:
-    """How a rebase went, adapter by adapter."""
+def rebase_tables(done: Any, *, is_shown: bool = False) -> Iterator[Any]:
+    """How a rebase went, adapter by adapter; what was found of the whole, unless it `is_shown`."""
     from service.tables import removal_tables, verdict_table
 
     for end in done.refreshes:
         yield f"Refresh {end.refresh_id}, adapter {end.adapter_id}: {end.outcome}."
         if end.verdict is not None:
             yield verdict_table(asdict(end.verdict))
-    if done.removal is not None:
+    if done.removal is not None and not is_shown:
         yield from removal_tables(done.removal)
     if done.left:
         yield f"Facts of later adapters that are not in it: {', '.join(map(str, done.left))}."
@@ -133,6 +136,13 @@ def rebase_tables(done: Any) -> Iterator[Any]:
     else:
         moved = done.rollback
         yield f"The head moved from release {moved.from_release} to {moved.to_release}."
+
+
+def _print_removal(removal: Any) -> None:
+    from service.tables import removal_tables
+
+    for part in removal_tables(removal):
+        out.print(part)
 
 
 def _show_removal(removal: Any, as_json: bool, *, is_dry: bool) -> None:

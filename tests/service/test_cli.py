@@ -206,8 +206,8 @@ def test_a_question_is_pinned_listed_and_removed(run: Callable[..., Done]) -> No
         (["erasures", "show", "4711"], 1, "There is no erasure 4711."),
         (["facts", "show", str(MAX_ID + 1)], 2, ""),
         (["facts", "show", "x"], 2, ""),
-        (["rollback", "4711"], 1, "There is no adapter 4711."),
-        (["rollback", "--to", "4711"], 1, "There is no release 4711."),
+        (["rollback", "4711", "--reason", "r"], 1, "There is no adapter 4711."),
+        (["rollback", "--to", "4711", "--reason", "r"], 1, "There is no release 4711."),
         (["rollback"], 2, "Name either an adapter or a release to go back to."),
         (
             ["rollback", "--to", "1", "--force"],
@@ -282,3 +282,38 @@ def test_a_file_that_is_no_database_is_a_sentence(run: Callable[..., Done], tmp_
     done = run("facts", "list")
     assert done.code == 1
     assert "The database failed" in done.err
+
+
+@pytest.mark.sqlite
+def test_the_ways_back_as_they_are_typed(
+    run: Callable[..., Done], make_world: Callable[..., Any]
+) -> None:
+    world = make_world()
+    for statement in ("Orlan Vess is the mayor of Tolmar.", "Lake Ux lies in Ardun."):
+        world.push(statement)
+        world.refresh()
+    said = run("facts", "retract", "1").out
+    assert "Fact 1 is retracted." in said
+    assert "The head still knows it by adapter 1: `lorewright rollback 1 --dry-run`" in said
+    told = run("rollback", "1", "--dry-run")
+    assert (told.code, world.head().release_id) == (0, 3)
+    assert "bits per byte" in told.out
+    refused = run("rollback", "1")
+    assert (refused.code, world.head().release_id) == (2, 3)
+    assert "A reason must hold at least one word." in refused.err
+    done = run("rollback", "1", "--reason", "wrong source")
+    assert done.code == 0
+    assert done.out.index("bits per byte") < done.out.index("The head moved from release 3 to 4.")
+    assert run("rollback", "--to", "3", "--reason", "it was right").code == 0
+    again = run("rollback", "1", "--rebase", "--reason", "wrong source")
+    assert again.code == 0
+    assert again.out.index("bits per byte") < again.out.index("The head moved from release 3 to")
+    assert run("rollback", "--to", "3", "--reason", "it was right").code == 0
+    later = run("rollback", "1", "--with-later", "--reason", "all of it", "--json").json
+    assert (later["to_release"], later["taken_out"]) == (1, [1, 2])
+    assert run("rollback", "--to", "3", "--reason", "it was right").code == 0
+    world.push("Mira Zun leads the Bregal choir.")
+    world.refresh()
+    forced = run("rollback", "2", "--force", "--reason", "at once")
+    assert "Nobody looked first at what the head says without them: forced." in forced.out
+    assert 2 not in world.head().recipe.adapter_ids

@@ -535,7 +535,7 @@ def test_what_is_told_of_an_erased_fact_in_another_ones_place_goes(
         assert (kept.question, kept.text) == ("[erased]", "[erased]")
         assert session.get_one(ProbeAnswer, answers[1].id).probe_key == f"erased/{answers[1].id}"
         found = select(Membership.reason).where(Membership.fact_id == other)
-        found = found.order_by(Membership.id)
+        found = found.order_by(Membership.batch_id)
         assert session.scalars(found).first() == "[erased]"
 
 

@@ -330,7 +330,8 @@ def test_a_team_withdraws_its_own_facts_and_no_other_ones(
     key = make_key(Scope.INGEST)
     with TestClient(create_app(settings, engine, clock)) as http:
         http.headers["Authorization"] = f"Bearer {key}"
-        assert http.post(f"/v1/facts/{own}/retraction").json()["state"] == "retracted"
+        withdrawn = http.post(f"/v1/facts/{own}/retraction").json()
+        assert (withdrawn["state"], withdrawn["known_by"]) == ("retracted", [])
         again = http.post(f"/v1/facts/{own}/retraction")
         assert (again.status_code, "already retracted" in again.json()["detail"]) == (409, True)
         refused = http.post(f"/v1/facts/{other}/retraction")

@@ -104,3 +104,16 @@ def test_a_file_is_searched_as_text_and_as_json_across_its_chunks(
     files = [with_it, without, tmp_path / "gone"]
     assert files_with(["Jiří Vess"], files) == ([with_it], 3)
     assert files_with(["Jiří Vess"], files, whole_words=False) == ([with_it, without], 3)
+
+
+def test_a_word_that_a_part_of_the_file_cuts_off_is_no_whole_word(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(traces, "CHUNK", 16)
+    for before in range(40):
+        (tmp_path / "part").write_bytes(b"." * before + b"xVessner." + b"." * 40)
+        (tmp_path / "whole").write_bytes(b"." * before + b"Vess." + b"." * 40)
+        files = [tmp_path / "part", tmp_path / "whole"]
+        assert files_with(["Vess", "Vessn"], files) == ([tmp_path / "whole"], 2)
+    (tmp_path / "last").write_bytes(b"." * 27 + b" Vess")
+    assert files_with(["Vess"], [tmp_path / "last"]) == ([tmp_path / "last"], 1)
