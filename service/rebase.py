@@ -4,12 +4,14 @@ Or, where facts are to be erased, train every adapter again that saw them.
 
 It is done on a line of releases beside the head: from the release before the adapter on, each later
 adapter is either added as it is or, where it replayed facts that go, trained again on what the line
-has come to, and judged like any refresh. The head moves once, at the end, to a recipe that was
-examined as a removal. Whatever fails on the way leaves the head where it was.
+has come to, and judged like any refresh. Where the whole does not pass, those that were added as
+they are are trained again as well, since they may lean on what goes. The head moves once, at the
+end, to a recipe that was examined as a removal. Whatever fails on the way leaves the head where it
+was.
 """
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -59,7 +61,9 @@ def rebase(
 ) -> Rebase:
     """Carry out the plan with the later adapters that were shown what goes trained again.
 
-    `judged` is told what was found of the whole, before the head moves, if it does.
+    Those that were not stay as they are, unless the whole does not pass with them: what they
+    learned may have rested on what goes. Then they are trained again, too, and the whole is
+    examined once more. `judged` is told what was found of it, before the head moves, if it does.
     Raises LeaseHeld while a refresh runs, HeadMoved when somebody else moved the head, and what a
     refresh raises.
     """
@@ -78,9 +82,14 @@ def rebase(
         with renewing(engine, hold, settings.schedule, seen=lambda: last[0]):
             if not line.train_again(watch, stopping):
                 return Rebase(refreshes=tuple(line.ends), removal=None, rollback=None)
-            recipe = line.at.recipe
-            new = replace(plan, recipe=recipe, trained_on_them=(), release_id=None)
+            new = _plan_of(line)
             removal = examine_removal(settings, engine, new, watch=watch)
+            if not removal.passes and line.as_they_were:
+                judged(removal)
+                if not line.train_the_rest(watch, stopping):
+                    return Rebase(refreshes=tuple(line.ends), removal=removal, rollback=None)
+                new = _plan_of(line)
+                removal = examine_removal(settings, engine, new, watch=watch)
             judged(removal)
             left = line.left_facts()
             done = None
@@ -97,6 +106,10 @@ def rebase(
             pass  # a successor has it; what was not published stays so
 
 
+def _plan_of(line: "_Line") -> RemovalPlan:
+    return replace(line.plan, recipe=line.at.recipe, trained_on_them=(), release_id=None)
+
+
 class _Line:
     """Releases beside the head, one adapter after another."""
 
@@ -111,6 +124,8 @@ class _Line:
             found = removed_facts(session, plan, retain_at_most=0, now=_now())
         self.saw_them = {*found.replayed_by, *found.saw_erased}  #: adapters that are to stay
         self.at = self._released(before)  #: what the line has come to
+        #: The later adapters that were put on the line as they were, and what it was before each.
+        self.as_they_were: dict[int, Head] = {}
 
     @contextmanager
     def _guarded(self) -> Iterator[Session]:
@@ -124,11 +139,24 @@ class _Line:
 
     def train_again(self, watch: Report, stopping: Stopping) -> bool:
         """Put all later adapters on the line; False where the gate did not pass one of them."""
-        for adapter_id in self.plan.trained_on_them:
+        return self._put(self.plan.trained_on_them, watch, stopping)
+
+    def train_the_rest(self, watch: Report, stopping: Stopping) -> bool:
+        """Begin once more at the first that was put on the line as it was, and train all."""
+        first = next(iter(self.as_they_were))
+        self.at = self.as_they_were[first]
+        later = self.plan.trained_on_them[self.plan.trained_on_them.index(first) :]
+        self.saw_them |= set(later)
+        self.as_they_were.clear()
+        return self._put(later, watch, stopping)
+
+    def _put(self, adapter_ids: Sequence[int], watch: Report, stopping: Stopping) -> bool:
+        for adapter_id in adapter_ids:
             with self._guarded() as session:
                 adapter = session.get_one(Adapter, adapter_id)
                 batch_id, digest = adapter.batch_id, adapter.digest
             if adapter_id not in self.saw_them:
+                self.as_they_were[adapter_id] = self.at
                 self.at = self._released(self.at.recipe.with_adapter(adapter_id, digest))
                 continue
             claimed = self._claim(batch_id)

@@ -265,6 +265,32 @@ def test_an_adapter_that_saw_none_of_the_removed_facts_stays_as_it_is(
     assert world.head().recipe.adapter_ids == (second.adapter_id,)
 
 
+def test_an_adapter_that_leans_on_what_goes_is_trained_again_though_it_saw_nothing_of_it(
+    make_world: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With it as it is the whole does not pass; here the first examination is made to say so."""
+    world = make_world(training={"replay_facts": 0})
+    first, second = two_adapters(world)
+    found: list[Removal] = []
+
+    def examined(*arguments: Any, **how: Any) -> Removal:
+        removal = examine_removal(*arguments, **how)
+        if not found:
+            failed = replace(removal.verdict, outcome=Outcome.FAIL)
+            removal = replace(removal, verdict=failed)
+        found.append(removal)
+        return removal
+
+    monkeypatch.setattr("service.rebase.examine_removal", examined)
+    done = carry_out(world, first.adapter_id)
+    assert [removal.passes for removal in found] == [False, True]
+    (again,) = done.refreshes
+    assert again.outcome is RefreshOutcome.REBASED
+    assert world.head().recipe.adapter_ids == (again.adapter_id,)
+    assert again.adapter_id != second.adapter_id
+    assert done.removal == found[-1]
+
+
 def test_where_the_gate_refuses_an_adapter_of_a_rebase_all_is_as_before(
     make_world: Callable[..., Any],
 ) -> None:
