@@ -711,3 +711,23 @@ def test_an_erasure_whose_lease_somebody_took_writes_nothing_more(
             carry_out(world)
     with reading(world.engine) as session:
         assert session.get_one(FactRow, 1).statement == RECORD["statement"]
+
+
+def test_answers_of_models_that_knew_it_and_half_a_training_go_whatever_they_hold(
+    make_world: Callable[..., Any],
+) -> None:
+    """Numbers tell a reader nothing, so these go by where they stand; what the base says stays."""
+    world = make_world()
+    two_adapters(world)
+    places = Places(world.settings.state_dir)
+    places.checkpoint.mkdir()
+    (places.checkpoint / "training.safetensors").write_bytes(b"numbers")
+    stray = places.answers / f"{'0' * 16}-{'1' * 16}.json"
+    stray.write_text("{}")
+    base = world.head().recipe.base_digest[:16]
+    assert any(path.name.startswith(base) for path in places.answers.iterdir())
+    assert carry_out(world).is_complete
+    assert not places.checkpoint.exists()
+    kept = [path.name for path in places.answers.iterdir() if path.suffix == ".json"]
+    assert stray.name not in kept
+    assert any(name.startswith(base) for name in kept)
