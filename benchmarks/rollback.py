@@ -24,6 +24,7 @@ from sqlalchemy import Engine, select
 from adapters.backbones import load_backbone
 from adapters.probes import ask
 from adapters.questions import RelationTemplates, probes_of, superseded_probes
+from adapters.store import discard
 from adapters.suites import read_relations
 from adapters.types import Direction, Fact, Outcome, Probe
 from benchmarks.measure import described_machine
@@ -41,7 +42,7 @@ from service.rebase import rebase
 from service.refresh import run_refresh
 from service.removal import examine_removal, plan_removal
 from service.settings import Settings, load_settings
-from service.snapshots import snapshot_of
+from service.snapshots import compose_recipe, snapshot_of
 from service.stopping import Stopping
 
 BATCHES, FACTS = 4, 8
@@ -82,7 +83,13 @@ def run_rollback(settings: Settings, engine: Engine, seed: int) -> dict[str, Any
     said(f"learned: {before}, the base on batch {TAKEN_OUT + 1}: {base}")
     plan = plan_removal(engine, adapters[TAKEN_OUT])
     removal = examine_removal(settings, engine, plan, watch=lambda _: None)
-    said(f"taken out as it is: {removal.verdict.outcome} {removal.verdict.reasons}")
+    folder = Places(settings.state_dir).without(plan.recipe.digest)
+    compose_recipe(settings, plan.recipe, to=folder)
+    without_rebase = recall(settings, folder, parts[TAKEN_OUT])
+    discard(folder)
+    said(
+        f"taken out as it is: {without_rebase} {removal.verdict.outcome} {removal.verdict.reasons}"
+    )
     done = rebase(
         settings,
         engine,
@@ -102,7 +109,7 @@ def run_rollback(settings: Settings, engine: Engine, seed: int) -> dict[str, Any
         "recall_before": before,
         "recall_after": after,
         "removed_fact_recall": after[TAKEN_OUT] if done.rollback else None,
-        "removed_fact_recall_without_rebase": round(float(removal.verdict.suites[0].after or 0), 3),
+        "removed_fact_recall_without_rebase": without_rebase,
         "base_fact_recall": base,
         "kept_batches_worst_change": round(min(after[at] - before[at] for at in kept), 3),
         "without_rebase": [removal.verdict.outcome, *removal.verdict.reasons],
