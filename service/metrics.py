@@ -216,6 +216,10 @@ def _disk(settings: Settings, engine: Engine) -> Iterator[Metric]:
         yield _gauge("database_bytes", "The SQLite file.", _bytes(file))
         log = file.with_name(f"{file.name}-wal")
         yield _gauge("database_wal_bytes", "Its write-ahead log.", _bytes(log))
+    else:
+        with reading(engine) as session:
+            size = session.scalar(select(func.pg_database_size(func.current_database())))
+        yield _gauge("database_bytes", "The PostgreSQL database.", int(size or 0))
 
 
 def _bytes(path: Path) -> int:

@@ -90,6 +90,7 @@ def test_the_head_the_last_refresh_and_what_waits_are_told(
     assert (value("head_release"), value("head_adapters")) == (head, 1)
     assert value("head_moves", "promotion") == 1
     assert (value("refreshes", "promoted"), value("refreshes", "rejected")) == (1, 1)
+    assert value("database_bytes") > 1000
     assert value("refresh_lease_held") == 1
     assert value("refresh_last_end_age_seconds") > 0
     assert value("operations_open") == 1
