@@ -2,8 +2,8 @@
 
 Whoever asks for it runs twice, on a SQLite file and on a PostgreSQL that is started for the tests.
 Time is an argument everywhere, so it is one fixed moment; only a `World` has a model, a tiny one,
-and lives by the clock. Since that takes seconds, it is on one database: TESTS_WORLDS=postgresql
-tries them on the other.
+and lives by the clock. Since that takes seconds, each test of one runs on one of the two databases,
+always the same: half of them on each. TESTS_WORLDS=both runs all of them on both.
 """
 
 import os
@@ -11,6 +11,7 @@ import shutil
 import subprocess
 import tempfile
 import uuid
+import zlib
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from datetime import UTC, datetime, timedelta
@@ -33,7 +34,7 @@ from service.schemas import FactIn
 from service.settings import PREFIX, Settings, load_settings
 
 LEASE_S = 60.0
-WORLDS = "TESTS_WORLDS"
+WORLDS = "TESTS_WORLDS"  #: sqlite, postgresql or both
 
 
 @pytest.fixture(autouse=True)
@@ -55,6 +56,23 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         "sqlite"
     ):
         metafunc.parametrize("database_url", ["sqlite", "postgresql"], indirect=True)
+    is_given = any(
+        mark.args[0] == "world_database" for mark in metafunc.definition.iter_markers("parametrize")
+    )
+    if "world_database" in metafunc.fixturenames and not is_given:
+        metafunc.parametrize("world_database", _databases_of_world(metafunc.definition))
+
+
+def _databases_of_world(test: pytest.Function) -> list[str]:
+    """Where a test's worlds are: by its name, so that it is the same the next time."""
+    programs = server_programs()
+    if test.get_closest_marker("sqlite") or (programs is None and os.environ.get(NEEDED) != "1"):
+        return ["sqlite"]
+    both = ["sqlite", "postgresql"]
+    wanted = os.environ.get(WORLDS)
+    if wanted == "both":
+        return both
+    return [wanted or both[zlib.crc32(test.name.encode()) % 2]]
 
 
 @pytest.fixture
@@ -435,22 +453,20 @@ def new_postgresql(request: pytest.FixtureRequest) -> Iterator[Callable[[], str]
 
 @pytest.fixture
 def make_world(
-    tmp_path: Path, tiny_folder: Path, suite_file: Path, request: pytest.FixtureRequest
+    tmp_path: Path,
+    tiny_folder: Path,
+    suite_file: Path,
+    world_database: str,
+    request: pytest.FixtureRequest,
 ) -> Iterator[Callable[..., World]]:
-    """Make a world; `make_world(gate={...})` changes its settings, `name` is of its folder.
-
-    `database` is sqlite or postgresql; without it the world is where TESTS_WORLDS says, unless
-    its test is marked `sqlite`.
-    """
-    is_marked = request.node.get_closest_marker("sqlite") is not None
-    usual = "sqlite" if is_marked else os.environ.get(WORLDS, "sqlite")
+    """Make a world; `make_world(gate={...})` changes its settings, `name` is of its folder."""
     engines = ExitStack()
 
-    def make(name: str = "state", *, database: str = usual, **sections: dict[str, Any]) -> World:
+    def make(name: str = "state", **sections: dict[str, Any]) -> World:
         from service.initialise import initialise
 
         database_url = None
-        if database == "postgresql":
+        if world_database == "postgresql":
             database_url = request.getfixturevalue("new_postgresql")()
 
         described = {

@@ -292,20 +292,20 @@ def body_of(source: str, key: int, text: int, kind: int) -> dict[str, Any]:
 
 
 @pytest.fixture
-def begin(make_world: Callable[..., Any], database: str) -> Begin:
+def begin(make_world: Callable[..., Any]) -> Begin:
     numbers = count()
 
     @contextmanager
     def begun() -> Iterator[Any]:
-        world = make_world(f"history_{next(numbers)}", database=database)
+        world = make_world(f"history_{next(numbers)}")
         yield world
         shutil.rmtree(world.settings.state_dir)
 
     return begun
 
 
-@pytest.mark.parametrize("database", ["sqlite", "postgresql"])
-def test_whatever_is_done_in_whatever_order_the_promises_hold(begin: Begin, database: str) -> None:
+@pytest.mark.parametrize("world_database", ["sqlite", "postgresql"])
+def test_whatever_is_done_in_whatever_order_the_promises_hold(begin: Begin) -> None:
     run_state_machine_as_test(
         lambda: History(begin),
         settings=settings(
