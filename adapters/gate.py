@@ -771,7 +771,7 @@ def judge_triggers(
 def judge_norm(norm: float, head_norms: Sequence[float], factor: float) -> SuiteVerdict:
     """Whether the adapter is of the size of those before it; a small one harms nobody by that."""
     usual = median(head_norms)
-    is_outlying = norm > factor * usual
+    is_outlying = not norm <= factor * usual  # as one that is no number is, too
     said = (
         f"the update is {norm:.1f} large, those of the {len(head_norms)} adapters in the head "
         f"{usual:.1f} (median), {factor:g} times that is let through"
@@ -811,6 +811,19 @@ def judge_passages(
         second.bits_per_byte - first.bits_per_byte
         for first, second in zip(before, after, strict=True)
     ]
+    if not all(map(math.isfinite, rises)):
+        return SuiteVerdict(
+            suite=suite,
+            outcome=Outcome.FAIL,
+            questions=len(rises),
+            clusters=len(rises),
+            before=None,
+            after=None,
+            difference=None,
+            interval=None,
+            margin=margin,
+            reason="a passage has no finite score: the weights or the model's numbers are broken",
+        )
     mean, deviation = fmean(rises), stdev(rises)
 
     def reach_of(passages: int) -> float:

@@ -12,6 +12,7 @@ that the batch replaces the superseded ones.
 
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from itertools import islice
 
 from adapters.grading import contains, words
@@ -80,12 +81,14 @@ def ambiguous_directions(
 ) -> dict[Direction, str]:
     """Directions in which other facts give another right answer, and which facts those are.
 
-    "Who works for X?" is no question while ten people do. Only where the fact has a triple: what
-    its own probes ask is its sender's business. A fact of a relation in `symmetric` says what it
-    says the other way round, too.
+    "Who works for X?" is no question while ten people do, nor is "____ works for X" where that is
+    all that was said. What its own probes ask is its sender's business. A fact of a relation in
+    `symmetric` says what it says the other way round, too.
     """
-    if fact.probes or not (fact.subject and fact.relation and fact.object):
+    if fact.probes:
         return {}
+    if not (fact.subject and fact.relation and fact.object):
+        return _answered_otherwise(fact, others)
     subject, object_ = plain_name(fact.subject), plain_name(fact.object)
     reasons: dict[Direction, str] = {}
     both_ways = fact.relation in symmetric
@@ -104,6 +107,22 @@ def ambiguous_directions(
                 Direction.BACKWARD,
                 f"Fact {other.key} says {fact.relation} {fact.object}, too: {other.subject}.",
             )
+    return reasons
+
+
+def _answered_otherwise(fact: Fact, others: Iterable[Fact]) -> dict[Direction, str]:
+    """The directions in which a bare statement leaves the same gap as another one does."""
+    asked = {(direction, question): answers for direction, question, answers in _from_cloze(fact)}
+    reasons: dict[Direction, str] = {}
+    for other in others:
+        if other.key == fact.key or other.probes:
+            continue
+        for direction, question, (answer,) in _from_cloze(other):
+            own = asked.get((direction, question))
+            if own is not None and plain_name(own[0]) != plain_name(answer):
+                reasons.setdefault(
+                    direction, f"Fact {other.key} says the same of another one: {answer}."
+                )
     return reasons
 
 
@@ -270,16 +289,23 @@ def _from_triple(fact: Fact, templates: RelationTemplates) -> list[Asked]:
 
 
 def _from_cloze(fact: Fact) -> list[Asked]:
-    first, last = _ends(fact.statement)
+    return list(_clozes(fact.statement, fact.subject, fact.object))
+
+
+@lru_cache(maxsize=4096)  # each bare fact of a batch is held against all the others
+def _clozes(statement: str, subject: str | None, object_: str | None) -> tuple[Asked, ...]:
+    first, last = _ends(statement)
     asked: list[Asked] = []
     for direction, hidden in (
-        (Direction.FORWARD, fact.object or last),
-        (Direction.BACKWARD, fact.subject or first),
+        (Direction.FORWARD, object_ or last),
+        (Direction.BACKWARD, subject or first),
     ):
-        if hidden and words(hidden) and hidden in fact.statement:
-            cloze = fact.statement.replace(hidden, BLANK)
+        if not (hidden and words(hidden)):
+            continue
+        cloze = replace_name(statement, hidden, BLANK)  # as whole words: "5" is not in 2005
+        if cloze != statement:
             asked.append((direction, CLOZE.replace("{cloze}", cloze), (hidden,)))
-    return asked
+    return tuple(asked)
 
 
 def _ends(statement: str) -> tuple[str | None, str | None]:

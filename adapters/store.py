@@ -93,11 +93,11 @@ def _acquired_or_stuck(lock: FileLock, folder: Path) -> bool:
             return True
         except Timeout:
             pass
-        looks = {
-            f"{partial.name}/{name}": look
-            for partial in _partials(folder)
-            for name, look in _looks(partial).items()
-        }
+        looks: dict[str, list[int]] = {}
+        with suppress(FileNotFoundError):  # it is at work: something went while it was looked at
+            for partial in _partials(folder):
+                for name, look in _looks(partial).items():
+                    looks[f"{partial.name}/{name}"] = look
         if looks != seen:
             seen, since = looks, time.monotonic()
         elif time.monotonic() - since > STUCK_S:

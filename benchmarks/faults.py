@@ -253,6 +253,7 @@ class Steps:
             if action == "stop":
                 # A pipe that nobody reads would hold what it is: it says little.
                 os.waitid(os.P_PID, process.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
+                site.let_off_the_lock(process)
             else:
                 site.end_of(process)
             began = time.monotonic()

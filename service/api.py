@@ -25,6 +25,7 @@ from prometheus_client import CONTENT_TYPE_LATEST
 from pydantic import BaseModel, BeforeValidator, ValidationError
 from sqlalchemy import Engine
 from sqlalchemy.exc import OperationalError, SQLAlchemyError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
 from starlette.concurrency import run_in_threadpool
 from starlette.convertors import StringConvertor, register_url_convertor
 from starlette.exceptions import HTTPException
@@ -445,7 +446,7 @@ def create_app(settings: Settings, engine: Engine, clock: Wakeable) -> FastAPI:
         return Response(metrics.text(), media_type=CONTENT_TYPE_LATEST)
 
     @app.get("/livez")
-    def livez() -> dict[str, str]:
+    async def livez() -> dict[str, str]:  # in no thread, of which a slow database may have all
         """The process answers."""
         return {"state": "alive"}
 
@@ -590,6 +591,9 @@ def problem_response(
     return JSONResponse(body, status_code=status, media_type=PROBLEM_JSON, headers=headers)
 
 
+EXPECTED = (OperationalError, PoolTimeout)  #: of a database that is away, or slow
+
+
 def _problem_of(error: Problem | ServiceError | SQLAlchemyError) -> Problem:
     """What is answered to an error that has a place here."""
     if isinstance(error, Problem):
@@ -604,7 +608,7 @@ def _problem_of(error: Problem | ServiceError | SQLAlchemyError) -> Problem:
         return Problem(status, str(error), retry_after_s=wait_s)
     said = first_line(error)
     # It is full, locked or gone: a line a request is enough, all the more on a full disk.
-    log.error("the database failed: %s", said, exc_info=not isinstance(error, OperationalError))
+    log.error("the database failed: %s", said, exc_info=not isinstance(error, EXPECTED))
     if "full" in str(getattr(error, "orig", "")).lower():
         return Problem(HTTPStatus.INSUFFICIENT_STORAGE, "The disk is full; nothing was stored.")
     return Problem(

@@ -16,7 +16,14 @@ from sqlalchemy import URL, Engine, inspect, select
 from sqlalchemy.orm import Session
 
 from adapters.errors import ArtefactError
-from adapters.store import appearing_new, read_manifest, verify, write_manifest
+from adapters.store import (
+    appearing_new,
+    partial_of,
+    read_manifest,
+    sync,
+    verify,
+    write_manifest,
+)
 from service import lineage
 from service.auth import PEPPER
 from service.db import opened, reading
@@ -144,12 +151,20 @@ def _restore_database(settings: Settings, source: Path) -> None:
     with opened(settings.url) as engine:
         if engine.url.get_backend_name() == "sqlite":
             file = Path(str(engine.url.database))
-            if file.exists():
-                raise Conflict(f"There is a database at {file} already; restore into none.")
+            for end in ("", "-wal", "-shm", "-journal"):  # of another one, SQLite would play it in
+                if (left := file.with_name(file.name + end)).exists():
+                    raise Conflict(f"There is a database at {left} already; restore into none.")
             if not (source / SQLITE).exists():
                 raise Conflict(f"{source} is of PostgreSQL, and database_url names SQLite.")
             file.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(source / SQLITE, file)
+            partial = partial_of(file)
+            try:
+                shutil.copyfile(source / SQLITE, partial)
+                sync(partial)
+                partial.rename(file)
+                sync(file.parent)
+            finally:
+                partial.unlink(missing_ok=True)
             return
         if inspect(engine).get_table_names():
             raise Conflict("The database has tables already; restore into an empty one.")

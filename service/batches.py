@@ -20,6 +20,7 @@ from service.facts import (
     head_batches,
     is_pending,
     is_tried_again,
+    let_begun_stand,
     release_batches,
 )
 from service.known_facts import (
@@ -122,6 +123,7 @@ def claim_batch(
     Relations that are `symmetric` hold the other way round, too.
     The caller guards the transaction with its lease, so no two claim the same facts.
     """
+    let_begun_stand(session, now=now)
     halved = suspected(session, attempts=attempts, now=now)
     if halved:
         log.warning(

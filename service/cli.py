@@ -6,6 +6,7 @@ wrong usage or settings, 3 a refresh or removal after which the head stays, 130 
 """
 
 import logging
+import os
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -103,7 +104,9 @@ def main() -> None:
     except OSError as error:
         _fail(f"The system refused: {error}.", 1)
     except MemoryError:
-        _fail("There is not enough memory for this; free some, and give the command again.", 1)
+        # Nor is there any for a console, or to end in order: each would want some more.
+        os.write(2, b"There is not enough memory for this; free some, and give it again.\n")
+        os._exit(1)
     finally:
         context.close()
 

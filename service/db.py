@@ -26,6 +26,8 @@ from service.errors import Conflict, DatabaseNotReady
 
 ROOT = Path(__file__).parent.parent
 BUSY_TIMEOUT_MS = 15_000
+POOL_TIMEOUT_S = 5  #: for a connection; whoever waits for longer is told to come again
+CONNECT_TIMEOUT_S = 5
 REWRITE_TRIES = 10  #: seconds of waiting for whoever reads what is to go
 LOCK_NOT_AVAILABLE = "55P03"  #: SQLSTATE
 #: The first SQLite whose write-ahead log survives several processes writing at once.
@@ -38,7 +40,13 @@ def make_engine(url: str) -> Engine:
     """An engine with this project's settings for the database that the URL names."""
     # Parameters are fact text: an error that is logged or recorded must not repeat them.
     if make_url(url).get_backend_name() != "sqlite":
-        engine = create_engine(url, pool_pre_ping=True, hide_parameters=True)
+        engine = create_engine(
+            url,
+            pool_pre_ping=True,
+            pool_timeout=POOL_TIMEOUT_S,
+            hide_parameters=True,
+            connect_args={"connect_timeout": CONNECT_TIMEOUT_S, "tcp_user_timeout": 15_000},
+        )
         event.listen(engine, "handle_error", _leave_out_values)
         return engine
     engine = create_engine(url, module=sqlite_driver(), hide_parameters=True)
@@ -115,7 +123,10 @@ def writing(engine: Engine) -> Iterator[Session]:
 @contextmanager
 def reading(engine: Engine) -> Iterator[Session]:
     """One consistent view of the database, without a write lock."""
-    with Session(engine.execution_options(reading=True)) as session:
+    view: dict[str, Any] = {"reading": True}
+    if engine.url.get_backend_name() != "sqlite":  # there, each statement would have its own
+        view |= {"isolation_level": "REPEATABLE READ", "postgresql_readonly": True}
+    with Session(engine.execution_options(**view)) as session:
         yield session
 
 

@@ -9,7 +9,7 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Any
 
-from sqlalchemy import ColumnElement, Select, exists, insert, select, true
+from sqlalchemy import ColumnElement, Select, exists, func, insert, select, true
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session, aliased
 
@@ -180,7 +180,7 @@ def insert_facts(
             fact_id = stored[key]
             held[key] = _Held(fact_id, fact.digest, reason, is_erased=False)
             if fact.functional:
-                _let_newest_stand(session, session.get_one(FactRow, fact_id))
+                _let_newest_stand(session, session.get_one(FactRow, fact_id), now=now)
             outcomes.append(_outcome(fact, held[key], Stored.STORED))
         else:
             outcomes.append(_seen_before(fact, held[key]))
@@ -299,15 +299,29 @@ def _outcome(fact: FactIn, held: _Held, stored: Stored) -> ItemOutcome:
     )
 
 
-def _let_newest_stand(session: Session, row: FactRow) -> None:
+def let_begun_stand(session: Session, *, now: datetime) -> None:
+    """Let functional facts that were told of ahead replace others, once they hold."""
+    begun = select(FactRow).where(
+        is_pending(now), FactRow.functional, FactRow.valid_from > FactRow.recorded_at
+    )
+    for row in session.scalars(begun.order_by(FactRow.valid_from, FactRow.id)):
+        if row.superseded_by is None:
+            _let_newest_stand(session, row, now=now)
+
+
+def _let_newest_stand(session: Session, row: FactRow, *, now: datetime) -> None:
     """Of functional facts of one source, subject, relation and qualifiers the newest replaces all.
 
     Only of one source: what one team sends must not take back what another one said. And only what
     may be trained counts: a held fact replaces nothing, and nothing replaces it, before it is
-    approved.
+    approved; nor does one that has ended, or has not begun. The newest is the one that was told of
+    last, or that began since.
     """
-    if not row.functional or (row.held_reason and not row.approved_at):
+    if not row.functional or (row.held_reason and not row.approved_at) or not _holds(row, now):
         return
+    if session.get_bind().dialect.name == "postgresql":  # where two may write at once
+        about = json.dumps([row.source, row.subject, row.relation])
+        session.execute(select(func.pg_advisory_xact_lock(func.hashtextextended(about, 0))))
     same = session.scalars(
         select(FactRow).where(
             FactRow.source == row.source,
@@ -319,12 +333,27 @@ def _let_newest_stand(session: Session, row: FactRow) -> None:
             ~is_held(),
         )
     )
-    rivals = [other for other in same if canonical(other.qualifiers) == canonical(row.qualifiers)]
-    newest = max(rivals, key=lambda rival: rival.id)
+    rivals = [
+        other
+        for other in same
+        if canonical(other.qualifiers) == canonical(row.qualifiers) and _holds(other, now)
+    ]
+    newest = max(rivals, key=lambda rival: (_since(rival), rival.id))
     replaced = [rival for rival in rivals if rival is not newest]
     before = select(FactRow).where(FactRow.superseded_by.in_([rival.id for rival in replaced]))
     for other in (*session.scalars(before), *replaced):  # what they replaced is replaced by it, too
         other.superseded_by = newest.id
+
+
+def _holds(row: FactRow, now: datetime) -> bool:
+    """Whether it has begun and has not ended."""
+    has_begun = row.valid_from is None or row.valid_from <= now
+    return has_begun and (row.valid_to is None or row.valid_to > now)
+
+
+def _since(row: FactRow) -> datetime:
+    """Since when it is the word of its source."""
+    return max(row.recorded_at, row.valid_from or row.recorded_at)
 
 
 def _restore_older(session: Session, withdrawn: FactRow) -> None:
@@ -543,7 +572,7 @@ def approve(session: Session, fact_id: int, *, by: str, now: datetime) -> FactRo
         raise Conflict(f"Fact {fact_id} was retracted at {row.retracted_at.isoformat()}.")
     row.approved_at, row.approved_by = now, by
     audit.record(session, Act.FACT_APPROVED, by=by, about={"fact": fact_id}, now=now)
-    _let_newest_stand(session, row)
+    _let_newest_stand(session, row, now=now)
     return row
 
 

@@ -13,6 +13,7 @@ from datetime import UTC, datetime
 
 from sqlalchemy import Engine
 from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
 from starlette.concurrency import run_in_threadpool
 
 from service import facts
@@ -127,6 +128,8 @@ class GroupCommit:
 def _is_for_all(error: Exception) -> bool:
     """Whether any request would meet it: the disk is full, or the database locked or gone."""
     if isinstance(error, BelowReserve):
+        return True
+    if isinstance(error, PoolTimeout):
         return True
     if not isinstance(error, OperationalError):
         return False

@@ -61,9 +61,11 @@ def snapshot_of(
 def held(settings: Settings, recipe: Recipe) -> Iterator[None]:
     """Let nobody collect a recipe's snapshot, or write it, until the block ends.
 
-    Whoever makes a release the head composes or verifies it inside, and moves the head inside.
+    Whoever makes a release the head composes or verifies it inside, and moves the head inside. A
+    mark says so, too: beside somebody who is stuck, this goes on without the lock.
     """
-    with one_writer(Places(settings.state_dir).snapshot(recipe.digest)):
+    folder = Places(settings.state_dir).snapshot(recipe.digest)
+    with one_reader(folder), one_writer(folder):
         yield
 
 

@@ -14,6 +14,7 @@ import logging
 import os
 import secrets
 import tempfile
+import threading
 from collections.abc import Sequence
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -39,6 +40,7 @@ SECRET_BYTES = 32
 LEAST_BYTES = 24  #: as Standard Webhooks asks
 AT_ONCE = 5  #: moves in one look at the outbox, so that none is signed long before it is sent
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 10.0, 3600.0
+GRACE_S = 1.0  #: beyond the client's own timeouts, so that these are told of
 ANSWER_CHARACTERS = 200  #: of an error, in what is kept of it
 
 
@@ -121,12 +123,27 @@ def send(settings: Settings, engine: Engine, seq: int, *, now: datetime) -> bool
 
 
 def _post(url: str, body: bytes, headers: dict[str, str], timeout_s: float) -> str | None:
-    """What went wrong; None where the receiver said 2xx. Redirects are not followed."""
-    try:
-        answer = httpx2.post(url, content=body, headers=headers, timeout=timeout_s)
-    except (httpx2.HTTPError, httpx2.InvalidURL, OSError, ValueError) as error:
-        return f"{type(error).__name__}: {error}"[:ANSWER_CHARACTERS]
-    return None if answer.is_success else f"the receiver answered {answer.status_code}"
+    """What went wrong; None where the receiver said 2xx. Redirects are not followed.
+
+    A client's timeouts are of single reads, and a receiver could answer a byte at a time for ever:
+    so a thread waits for it, which is left alone soon after that and keeps no process alive.
+    """
+    said: list[str | None] = []
+
+    def post() -> None:
+        try:
+            with httpx2.stream(
+                "POST", url, content=body, headers=headers, timeout=timeout_s
+            ) as answer:  # its body is not read
+                good = answer.is_success
+                said.append(None if good else f"the receiver answered {answer.status_code}")
+        except (httpx2.HTTPError, httpx2.InvalidURL, OSError, ValueError) as error:
+            said.append(f"{type(error).__name__}: {error}"[:ANSWER_CHARACTERS])
+
+    waiting = threading.Thread(target=post, name="webhook", daemon=True)
+    waiting.start()
+    waiting.join(timeout_s + GRACE_S)
+    return said[0] if said else f"the receiver did not come to its answer's end in {timeout_s:g} s"
 
 
 def _due(session: Session, webhook: WebhookSettings, now: datetime) -> Sequence[int]:

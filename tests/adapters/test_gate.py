@@ -16,6 +16,7 @@ from adapters.gate import (
     judge_acquisition,
     judge_known,
     judge_norm,
+    judge_passages,
     judge_retention,
     judge_triggers,
 )
@@ -647,3 +648,13 @@ def test_a_removal_that_costs_general_answers_fails() -> None:
         "regression",
         "regression since base",
     ]
+
+
+@pytest.mark.parametrize("broken", [math.nan, math.inf])
+def test_scores_that_are_no_numbers_are_never_a_pass(broken: float) -> None:
+    bits = [PassageScore(passage=str(at), bits_per_byte=1.0 + at / 10) for at in range(8)]
+    spoilt = [*bits[:-1], PassageScore(passage="7", bits_per_byte=broken)]
+    line = judge_passages("bits per byte", bits, spoilt, 0.05, CONFIG)
+    assert line.outcome is Outcome.FAIL
+    assert "no finite score" in line.reason
+    assert judge_norm(broken, [10.0, 11.0, 16.0], 2.0).outcome is Outcome.INSUFFICIENT

@@ -191,6 +191,34 @@ def test_a_question_with_several_right_answers_is_none() -> None:
     assert ambiguous_directions(one, [repeated, other]) == {}
 
 
+def test_bare_statements_that_leave_the_same_gap_are_not_asked_for_it() -> None:
+    """ "____ works at the Mint" has two answers, and neither fact could be called learned."""
+    one, two = (
+        Fact(key=key, statement=f"{who} works at the Royal Mint.")
+        for key, who in (("1", "Ann Rook"), ("2", "Bo Senn"))
+    )
+    assert ambiguous_directions(one, [one, two]) == {
+        Direction.BACKWARD: "Fact 2 says the same of another one: Bo Senn."
+    }
+    elsewhere = Fact(key="3", statement="Bo Senn works at the Zoo.")
+    again = replace(one, key="4")
+    assert ambiguous_directions(one, [elsewhere, again]) == {}
+
+
+@pytest.mark.parametrize(
+    ("statement", "object_", "cloze"),
+    [
+        ("Route 15 has 5 stops in 2005.", "5", "Route 15 has ____ stops in 2005."),
+        ("The mayor of Tolmar is Orlan Vess.", "the mayor of Tolmar", "____ is Orlan Vess."),
+    ],
+)
+def test_what_a_cloze_hides_is_whole_words_of_any_case(
+    statement: str, object_: str, cloze: str
+) -> None:
+    probes = probes_of(Fact(key="1", statement=statement, object=object_), {})
+    assert cloze in probes[0].question
+
+
 def test_a_fact_with_its_own_probes_is_asked_them_whatever_others_say() -> None:
     given = GivenProbe(direction=Direction.BACKWARD, question="Who?", answers=("Ann Rook",))
     one = work("1", "Ann Rook", "the Mint", probes=(given,))

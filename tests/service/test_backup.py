@@ -131,3 +131,21 @@ def test_a_backup_that_was_touched_or_has_no_room_is_refused_and_changes_nothing
         restore(other.settings, world.settings.state_dir / "base")
     with pytest.raises(ArtefactError, match=r"has no manifest\.json"):
         restore(other.settings, tmp_path)
+
+
+@pytest.mark.sqlite
+@pytest.mark.parametrize("end", ["-wal", "-shm", "-journal"])
+def test_a_log_that_is_left_of_another_database_is_not_played_into_a_restored_one(
+    make_world: Callable[..., Any], elsewhere: Callable[..., Any], tmp_path: Path, end: str
+) -> None:
+    world = make_world()
+    back_up(world.settings, world.engine, tmp_path / "backup")
+    other = elsewhere(world)
+    other.settings.state_dir.mkdir()
+    left = other.settings.state_dir / f"lorewright.db{end}"
+    left.write_bytes(b"pages of another database")
+    with pytest.raises(Conflict, match=f"There is a database at .*{end} already"):
+        restore(other.settings, tmp_path / "backup")
+    assert left.read_bytes() == b"pages of another database"
+    left.unlink()
+    assert restore(other.settings, tmp_path / "backup").head_release == 1

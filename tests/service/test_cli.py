@@ -1,6 +1,7 @@
 """The command line: what it prints, and one sentence and an exit code when it refuses."""
 
 import json
+import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -260,19 +261,16 @@ def test_a_state_directory_that_cannot_be_made_is_a_sentence(
     assert "below a file" in done.err
 
 
-def test_no_memory_left_is_a_sentence(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """benchmarks.faults takes it from a real refresh."""
-
-    def exhausted() -> None:
-        raise MemoryError
-
-    monkeypatch.setattr(cli, "app", exhausted)
-    with pytest.raises(SystemExit) as ended:
-        cli.main()
-    assert ended.value.code == 1
-    assert "not enough memory" in capsys.readouterr().err
+def test_a_command_without_memory_says_so_and_wants_none_for_that() -> None:
+    script = (
+        "from service import cli\n"
+        "def exhausted(*_, **__): raise MemoryError\n"
+        "cli.app = cli.err.print = cli.context.close = exhausted\n"
+        "cli.main()"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, check=False)
+    assert done.returncode == 1
+    assert done.stderr.decode().startswith("There is not enough memory for this")
 
 
 @pytest.mark.sqlite

@@ -335,3 +335,45 @@ def test_a_retracted_fact_cannot_be_approved(
         facts.retract(session, held, by="test", now=now)
         with pytest.raises(Conflict, match="was retracted"):
             facts.approve(session, held, by="admin", now=now)
+
+
+def test_what_has_ended_or_not_begun_replaces_nothing_until_it_holds(
+    engine: Engine,
+    insert: Callable[..., list[ItemOutcome]],
+    claim: Callable[..., Any],
+    hold: Any,
+    now: datetime,
+) -> None:
+    """A backfill of last year's capital does not take the place of this one's."""
+    [standing] = insert({"statement": "The capital is Strelsau.", "object": "Strelsau", **CAPITAL})
+    [past, ahead] = insert(
+        {
+            "statement": "The capital was Zenda.",
+            "object": "Zenda",
+            "valid_to": (now - timedelta(days=400)).isoformat(),
+            **CAPITAL,
+        },
+        {
+            "statement": "The capital is Hentzau.",
+            "object": "Hentzau",
+            "valid_from": (now + timedelta(days=30)).isoformat(),
+            **CAPITAL,
+        },
+    )
+
+    def replaced_by() -> list[int | None]:
+        with reading(engine) as session:
+            ids = [standing.id, past.id, ahead.id]
+            return [session.get_one(FactRow, fact_id).superseded_by for fact_id in ids]
+
+    assert replaced_by() == [None, None, None]
+    with writing(engine) as session:
+        facts.let_begun_stand(session, now=now)
+    assert replaced_by() == [None, None, None]
+    assert [fact.key for fact in claim(hold).facts] == [str(standing.id)]
+    [newer] = insert({"statement": "The capital is Rupert.", "object": "Rupert", **CAPITAL})
+    assert replaced_by() == [newer.id, None, None]
+    with writing(engine) as session:
+        facts.let_begun_stand(session, now=now + timedelta(days=31))
+        assert session.get_one(FactRow, newer.id).superseded_by == ahead.id
+    assert replaced_by() == [ahead.id, None, None]

@@ -7,6 +7,7 @@ import os
 import random
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -14,7 +15,7 @@ import pytest
 from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
-from sqlalchemy import Engine, inspect, select
+from sqlalchemy import Engine, func, inspect, select
 from sqlalchemy.orm import Session
 
 from adapters.config import SuitesConfig
@@ -333,3 +334,41 @@ def promote(
             now=NOW,
         )
     return ids
+
+
+def test_what_is_read_in_one_go_is_one_view(engine: Engine) -> None:
+    """Or the audit log and the head's history would be of two moments."""
+    with reading(engine) as session:
+        before = session.scalar(select(func.count()).select_from(ApiKey))
+        with writing(engine) as other:
+            other.add(ApiKey(id="later", digest="", source="later", scopes=[], created_at=NOW))
+        assert session.scalar(select(func.count()).select_from(ApiKey)) == before
+    with reading(engine) as session:
+        assert session.scalar(select(func.count()).select_from(ApiKey)) == (before or 0) + 1
+
+
+def test_of_two_functional_facts_that_come_at_once_one_stands(engine: Engine) -> None:
+    def insert(session: Session, object_: str) -> None:
+        record = {"statement": f"The capital is {object_}.", "subject": "Ruritania",
+                  "relation": "capital", "object": object_, "functional": True}  # fmt: skip
+        facts.insert_fact(
+            session, FactIn.model_validate(record), source="team", recorded_by="k", now=NOW
+        )
+
+    with writing(engine) as session:
+        session.add(ApiKey(id="k", digest="", source="team", scopes=[], created_at=NOW))
+    with ThreadPoolExecutor(1) as pool, Session(engine) as first:
+        insert(first, "Strelsau")
+
+        def second() -> None:
+            with writing(engine) as session:
+                insert(session, "Zenda")
+
+        waiting = pool.submit(second)
+        with pytest.raises(TimeoutError):
+            waiting.result(timeout=0.5)
+        first.commit()
+        waiting.result(timeout=30)
+    with reading(engine) as session:
+        standing = select(FactRow.object).where(FactRow.superseded_by.is_(None))
+        assert session.scalars(standing).all() == ["Zenda"]

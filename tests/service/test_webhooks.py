@@ -3,9 +3,13 @@
 import base64
 import hashlib
 import hmac
+import itertools
 import json
+import socket
 import threading
+import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from datetime import datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from itertools import pairwise
@@ -219,3 +223,31 @@ def test_the_secret_is_made_once_and_is_its_owners_alone(
         with pytest.raises(SettingsError, match=why):
             signature(webhook_secret(settings), "m", 1, b"")
     assert [p for p in Path(settings.state_dir).iterdir() if p.suffix == ".partial"] == []
+
+
+def test_a_receiver_that_answers_a_byte_at_a_time_is_left(
+    settings: Settings, engine: Engine, now: datetime
+) -> None:
+    """Each byte is in time, and the answer never ends."""
+    ended = threading.Event()
+
+    def dribble(server: socket.socket) -> None:
+        connection, _ = server.accept()
+        with connection, suppress(OSError):
+            for byte in itertools.cycle(b"HTTP/1.1 200 OK and so on "):
+                if ended.wait(0.05):
+                    return
+                connection.send(bytes([byte]))
+
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        thread = threading.Thread(target=dribble, args=(server,))
+        thread.start()
+        url = HttpUrl(f"http://127.0.0.1:{server.getsockname()[1]}/")
+        webhook = settings.webhook.model_copy(update={"url": url, "timeout_s": 0.3})
+        telling = settings.model_copy(update={"webhook": webhook})
+        began = time.monotonic()
+        assert deliver_due(telling, engine, now=now) == 0
+        assert time.monotonic() - began < 10
+        ended.set()
+        thread.join()
+    assert "did not come to its answer's end" in (delivery(engine, 1).error or "")
