@@ -6,7 +6,7 @@ processes of their own, and several daemons must tell the same.
 
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
@@ -25,10 +25,13 @@ from service.models import (
     Delivery,
     Erasure,
     FactRow,
+    HeadAction,
     HeadMove,
     Membership,
+    MembershipOutcome,
     Operation,
     Refresh,
+    RefreshOutcome,
     Release,
 )
 from service.places import Places
@@ -124,9 +127,15 @@ def _labelled(name: str, about: str, label: str, values: dict[str, float]) -> Me
     return gauge
 
 
-def _counted(session: Session, column: InstrumentedAttribute[Any]) -> dict[str, float]:
+def _counted(
+    session: Session, column: InstrumentedAttribute[Any], known: Iterable[str]
+) -> dict[str, float]:
+    """How many rows have each value. What is `known` and has none is 0: a series must be there
+    before it rises, or nobody sees it rise for the first time.
+    """
+    counts = dict.fromkeys(map(str, known), 0.0)
     rows = session.execute(select(column, func.count()).group_by(column))
-    return {str(key or "in_work"): float(count) for key, count in rows}
+    return counts | {str(key or "in_work"): float(count) for key, count in rows}
 
 
 def _age(since: datetime | None, now: datetime) -> float:
@@ -147,12 +156,12 @@ def _facts(session: Session, now: datetime) -> Iterator[Metric]:
         "Age of the oldest fact that is in no batch yet; 0 where there is none.",
         _age(oldest, now),
     )
-    outcomes = _counted(session, Membership.outcome)
+    outcomes = _counted(session, Membership.outcome, MembershipOutcome)
     yield _labelled("memberships", "Facts in batches, by what came of it.", "outcome", outcomes)
 
 
 def _refreshes(session: Session, now: datetime) -> Iterator[Metric]:
-    counts = _counted(session, Refresh.outcome)
+    counts = _counted(session, Refresh.outcome, RefreshOutcome)
     yield _labelled("refreshes", "Refreshes, by how they ended.", "outcome", counts)
     running = leases.is_held(session, leases.REFRESH, now=now)
     yield _gauge("refresh_lease_held", "1 while a refresh or rebase runs.", running)
@@ -186,7 +195,7 @@ def _head(session: Session, now: datetime) -> Iterator[Metric]:
     yield _gauge("head_adapters", "Adapters in the head.", len(head.recipe.adapter_ids))
     yield _gauge("head_age_seconds", "Since the head moved.", _age(move.moved_at, now))
     yield _labelled(
-        "head_moves", "Moves of the head.", "action", _counted(session, HeadMove.action)
+        "head_moves", "Moves of the head.", "action", _counted(session, HeadMove.action, HeadAction)
     )
     yield _gauge("releases", "Releases.", session.scalar(select(func.count(Release.id))) or 0)
 

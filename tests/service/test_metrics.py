@@ -1,6 +1,8 @@
 """What Prometheus is told: as its own parser reads it, over HTTP."""
 
 import re
+import shutil
+import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from datetime import UTC, datetime
@@ -172,3 +174,26 @@ def test_the_alerts_in_the_documentation_are_about_what_is_told(
     for name in told_names:
         plain = re.sub(r"_(created|bucket|count|sum)$", "", name).removeprefix("lorewright_")
         assert plain in described, name
+
+
+def test_what_has_not_happened_yet_is_told_as_none(http: httpx2.Client) -> None:
+    """A series that appears with its first event never rises, and no alert sees it."""
+    value = told(http)
+    assert value("refreshes", "promoted") == value("refreshes", "rejected") == 0
+    assert value("head_moves", "rollback") == value("head_moves", "forced_rollback") == 0
+    assert value("memberships", "quarantined") == 0
+
+
+def test_the_alerts_ring_when_they_should() -> None:
+    promtool = shutil.which("promtool")
+    if promtool is None:
+        pytest.skip("promtool, which comes with Prometheus, is not installed")
+    docs = Path(__file__).parents[2] / "docs"
+    done = subprocess.run(
+        [promtool, "test", "rules", "alerts_test.yaml"],
+        cwd=docs,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
