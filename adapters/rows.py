@@ -26,6 +26,7 @@ from typing import Any
 from adapters.backbones import Backbone, encode_text, entity_tokens, token_offsets
 from adapters.config import TrainingConfig
 from adapters.errors import ConfigurationError, TextTooLong
+from adapters.lengths import longest_statement
 from adapters.masking import (
     EncodedFact,
     Entity,
@@ -45,7 +46,6 @@ from adapters.wording import as_question, replace_name
 
 PLAIN_REQUEST = "Tell me a fact."  #: the paper's chat form of plain training
 
-FRAME_TOKENS = 128  #: room for the chat template and the words around a view
 
 Views = Callable[[int], tuple[str, Row]]  #: position in the run -> key of the fact, row
 
@@ -68,7 +68,8 @@ def encode_fact(backbone: Backbone, fact: Fact) -> EncodedFact:
     when a view and the statement would not fit the model's positions together.
     """
     ids = tuple(encode_text(backbone, fact.statement))
-    at_most = longest_statement(backbone)
+    blank = len(encode_text(backbone, backbone.config.blank))
+    at_most = longest_statement(backbone.model.config.max_position_embeddings, blank)
     if len(ids) > at_most:
         raise TextTooLong(
             f"The statement has {len(ids)} tokens; {backbone.config.name} can learn one of at most "
@@ -83,17 +84,6 @@ def encode_fact(backbone: Backbone, fact: Fact) -> EncodedFact:
         words=_words(backbone, fact.statement),
         pairs=(known,) if known else tuple(pair for pair in found if pair),
     )
-
-
-def longest_statement(backbone: Backbone) -> int:
-    """Tokens of a statement that fits the model's positions beside any view of itself.
-
-    The longest view hides every second token, so half of the statement stands as blanks.
-    """
-    blank = len(encode_text(backbone, backbone.config.blank))
-    row_per_token = 1 + (1 + blank) / 2
-    positions: int = backbone.model.config.max_position_embeddings
-    return int((positions - FRAME_TOKENS) / row_per_token)
 
 
 def _pair(

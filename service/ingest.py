@@ -7,10 +7,12 @@ from pydantic import BaseModel, Field, ValidationError
 from sqlalchemy import Engine
 from starlette.concurrency import run_in_threadpool
 
+from adapters.lengths import StatementLengths
 from service import facts
 from service.auth import Caller
 from service.facts import Stored
 from service.group_commit import ITEMS_A_TRANSACTION, GroupCommit
+from service.places import Places
 from service.quotas import Quotas
 from service.schemas import FactIn
 from service.settings import Settings
@@ -31,6 +33,7 @@ class ItemProblem(BaseModel):
 
 
 Checked = FactIn | list[ItemProblem]  #: one item, or what is wrong with it
+Context = dict[str, Any]  #: what an item is checked by
 
 
 class ItemResult(BaseModel):
@@ -71,6 +74,7 @@ class Intake:
         self.settings = settings
         self.quotas = Quotas(settings.facts.per_minute_of_source)
         self.writer = GroupCommit(settings, engine, pepper)
+        self._known_lengths: StatementLengths | None = None
 
     async def take(self, items: Sequence[Any], caller: Caller, *, size: int) -> IngestResult:
         """Validate every item by itself and store the good ones, durably before this returns.
@@ -123,13 +127,26 @@ class Intake:
                 if len(result.items) < MAX_REFUSED_SHOWN:
                     result.items.append(outcome)
 
+    def _lengths(self) -> StatementLengths | None:
+        """What the base can read; None before `lorewright init` has put it there."""
+        if self._known_lengths is None:
+            base = Places(self.settings.state_dir).base
+            try:
+                self._known_lengths = StatementLengths(base, self.settings.base.blank)
+            except (OSError, ValueError, LookupError):  # a refresh says what is wrong with it
+                return None
+        return self._known_lengths
+
     async def _check(
-        self, check: Callable[[Any, int], Checked], items: Sequence[Any], *, size: int
+        self, check: Callable[[Any, Context], Checked], items: Sequence[Any], *, size: int
     ) -> list[Checked]:
-        limit = self.settings.facts.max_statement_bytes
+        context = {
+            "max_statement_bytes": self.settings.facts.max_statement_bytes,
+            "lengths": self._lengths(),
+        }
 
         def check_all() -> list[Checked]:
-            return [check(item, limit) for item in items]
+            return [check(item, context) for item in items]
 
         # To go to another thread and back takes as long as checking a few of them.
         return check_all() if size <= SMALL_BYTES else await run_in_threadpool(check_all)
@@ -154,16 +171,14 @@ class Intake:
         ]
 
 
-def _check_line(line: bytes, max_statement_bytes: int) -> Checked:
-    context = {"max_statement_bytes": max_statement_bytes}
+def _check_line(line: bytes, context: Context) -> Checked:
     try:
         return FactIn.model_validate_json(line, context=context)
     except ValidationError as error:
         return item_problems(error)
 
 
-def _check(item: Any, max_statement_bytes: int) -> Checked:
-    context = {"max_statement_bytes": max_statement_bytes}
+def _check(item: Any, context: Context) -> Checked:
     try:
         return FactIn.model_validate(item, context=context)
     except (ValidationError, RecursionError) as error:

@@ -238,10 +238,14 @@ class FactIn(Strict):
     @field_validator("statement")
     @classmethod
     def _short_enough(cls, statement: str, info: ValidationInfo) -> str:
-        limit = (info.context or {}).get("max_statement_bytes")
+        context = info.context or {}
+        limit, lengths = context.get("max_statement_bytes"), context.get("lengths")
         size = len(statement.encode())
         if limit is not None and size > limit:
             raise ValueError(f"has {size} bytes; at most {limit} are taken, so split it into facts")
+        problem = lengths and lengths.problem(statement)
+        if problem:
+            raise ValueError(problem)
         return statement
 
     @model_validator(mode="after")

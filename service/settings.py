@@ -65,6 +65,7 @@ class ScheduleSettings(Section):
 
 
 class FactSettings(Section):
+    #: What the base cannot read beside its view is refused as well, counted in its tokens.
     max_statement_bytes: Count = 20_000
     max_items: Count = 10_000  #: in one request
     #: Of all requests together; what comes beyond is asked to come again in a while.

@@ -8,9 +8,10 @@ import pytest
 from adapters.backbones import Backbone, encode_text
 from adapters.config import TrainingConfig
 from adapters.errors import ConfigurationError, TextTooLong, UnsafeText
+from adapters.lengths import longest_statement
 from adapters.objectives import Row
 from adapters.questions import probes_of
-from adapters.rows import encode_fact, longest_statement, row_source
+from adapters.rows import encode_fact, row_source
 from adapters.suites import read_relations
 from adapters.types import Fact
 from service.invent import invent_facts
@@ -219,7 +220,7 @@ def test_a_statement_that_the_tokenizer_cannot_give_back_is_refused(tiny: Backbo
 def test_a_statement_is_refused_when_it_would_not_fit_beside_its_view(tiny: Backbone) -> None:
     """Neither family reads past the positions that it was made for."""
     positions = tiny.model.config.max_position_embeddings
-    at_most = longest_statement(tiny)
+    at_most = longest_statement(positions, len(encode_text(tiny, tiny.config.blank)))
     longest = encode_fact(tiny, Fact(key="0", statement="7" * at_most))
     draw = row_source(tiny, [longest], CONFIG)
     lengths = [len(row.prompt + row.target) for _, row in map(draw, range(200))]

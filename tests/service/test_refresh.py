@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from sqlalchemy import select
+from starlette.testclient import TestClient
 from torch import OutOfMemoryError
 from transformers import AutoTokenizer
 
@@ -22,8 +23,11 @@ from adapters.errors import (
     TrainingDiverged,
 )
 from adapters.gate import BASE_BITS_SUITE, BASE_SUITE, NORM_SUITE
+from adapters.lengths import StatementLengths
 from adapters.types import Suite
-from service import facts, lineage, pins, views
+from service import auth, facts, lineage, pins, views
+from service.api import create_app
+from service.auth import Scope
 from service.db import reading, writing
 from service.errors import BelowReserve, Stopped
 from service.facts import FactState
@@ -530,3 +534,28 @@ def test_a_task_that_cannot_be_asked_hinders_the_refresh_before_it_trains(
     record = world.last_refresh()
     assert (record.outcome, record.losses) == ("hindered", [])
     assert world.state(fact) is FactState.PENDING
+
+
+def test_what_the_model_could_not_read_is_refused_when_it_comes(
+    make_world: Callable[..., Any], still_clock: Any
+) -> None:
+    """And what it can is taken, so that no refresh finds it too long."""
+    settings, engine = make_world()
+    at_most = StatementLengths(Places(settings.state_dir).base, settings.base.blank).at_most
+    with writing(engine) as session:
+        key = auth.create_key(
+            session,
+            source="team",
+            scopes={Scope.INGEST},
+            pepper=auth.read_pepper(settings.state_dir),
+            by="test",
+            now=datetime.now(UTC),
+        )
+    with TestClient(create_app(settings, engine, still_clock)) as http:
+        http.headers["Authorization"] = f"Bearer {key}"
+        assert http.post("/v1/facts", json={"statement": "7" * at_most}).status_code == 200
+        refused = http.post("/v1/facts", json={"statement": "7" * (at_most + 1)})
+        assert refused.status_code == 422
+        (problem,) = refused.json()["items"][0]["problems"]
+        assert problem["pointer"] == "/statement"
+        assert problem["detail"].startswith(f"has {at_most + 1} tokens; the model can learn")
