@@ -36,7 +36,7 @@ from starlette.types import Scope as ASGIScope
 
 from service import auth, facts, history, operations, views
 from service.auth import Caller, Scope
-from service.db import check_at_head, first_line, reading, writing
+from service.db import check_at_head, check_writable, first_line, reading, writing
 from service.disk import check_room
 from service.errors import (
     BelowReserve,
@@ -452,8 +452,9 @@ def create_app(settings: Settings, engine: Engine, clock: Wakeable) -> FastAPI:
 
     @app.get("/readyz")
     def readyz() -> dict[str, int]:
-        """The database is at hand, at the right schema, has a head, and the disk has room."""
+        """The database can be written to, has the right schema and a head; the disk has room."""
         check_at_head(engine)
+        check_writable(engine)
         try:
             check_room(settings)
         except BelowReserve as error:

@@ -9,7 +9,7 @@ import logging
 import sqlite3
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -186,6 +186,24 @@ def upgrade(url: str) -> None:
     if make_url(url).get_backend_name() == "sqlite" and database:
         Path(database).parent.mkdir(parents=True, exist_ok=True)
     command.upgrade(alembic_config(url), "head")
+
+
+def check_writable(engine: Engine) -> None:
+    """Raises DatabaseNotReady where SQLite cannot be written to now, or soon: locked, or read-only.
+
+    Through a connection of its own, which waits for a second where the others wait for longer.
+    """
+    if engine.url.get_backend_name() != "sqlite":
+        return
+    driver = engine.dialect.loaded_dbapi
+    try:
+        with closing(
+            driver.connect(str(engine.url.database), timeout=1, isolation_level=None)
+        ) as connection:
+            connection.execute("BEGIN IMMEDIATE")
+            connection.execute("ROLLBACK")
+    except driver.OperationalError as error:
+        raise DatabaseNotReady(f"The database cannot be written to: {error}.") from error
 
 
 def check_at_head(engine: Engine) -> None:

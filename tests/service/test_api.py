@@ -3,6 +3,7 @@
 import asyncio
 import json
 import re
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, ExitStack
@@ -641,6 +642,23 @@ def test_ready_means_that_there_is_a_head_at_the_right_schema(
     assert int(answer.headers["retry-after"]) > 0
     assert "lorewright db upgrade" in problem_of(answer)["detail"]
     assert http.get("/livez").status_code == 200
+
+
+@pytest.mark.sqlite
+def test_a_database_that_somebody_else_has_locked_is_not_ready(
+    client: Client, engine: Engine
+) -> None:
+    """Nothing could be stored, whatever can be read."""
+    http = client()
+    began = time.monotonic()
+    with writing(engine) as session:
+        session.execute(text("UPDATE facts SET statement = statement"))
+        answer = http.get("/readyz")
+        assert http.get("/livez").status_code == 200
+    assert answer.status_code == 503
+    assert "cannot be written to" in problem_of(answer)["detail"]
+    assert time.monotonic() - began < 10
+    assert http.get("/readyz").status_code == 200
 
 
 def test_a_database_that_breaks_is_a_503_and_its_log_holds_no_fact(
