@@ -210,6 +210,8 @@ class Site:
 
     def is_writable(self) -> bool:
         file = str(self.engine.url.database)
+        if not Path(file).exists():  # as at the first steps of `init`
+            return True
         with closing(sqlite3.connect(file, timeout=0.5, isolation_level=None)) as connection:
             try:
                 connection.execute("BEGIN IMMEDIATE")

@@ -92,6 +92,15 @@ def choose_settings(
 def main() -> None:
     """Run the command; an error that was foreseen is one sentence and an exit code."""
     try:
+        _run()
+    except MemoryError:
+        # Nor is there any for a console, or to end in order: each would want some more.
+        os.write(2, b"There is not enough memory for this; free some, and give it again.\n")
+        os._exit(1)
+
+
+def _run() -> None:
+    try:
         app()
     except Stopped as error:
         _fail(str(error), STOPPED)
@@ -103,10 +112,6 @@ def main() -> None:
         _fail(f"The database failed: {getattr(error, 'orig', None) or error}", 1)
     except OSError as error:
         _fail(f"The system refused: {error}.", 1)
-    except MemoryError:
-        # Nor is there any for a console, or to end in order: each would want some more.
-        os.write(2, b"There is not enough memory for this; free some, and give it again.\n")
-        os._exit(1)
     finally:
         context.close()
 

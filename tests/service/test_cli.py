@@ -261,11 +261,14 @@ def test_a_state_directory_that_cannot_be_made_is_a_sentence(
     assert "below a file" in done.err
 
 
-def test_a_command_without_memory_says_so_and_wants_none_for_that() -> None:
+@pytest.mark.parametrize("first", ["MemoryError", "OSError(12, 'Cannot allocate memory')"])
+def test_a_command_without_memory_says_so_and_wants_none_for_that(first: str) -> None:
     script = (
         "from service import cli\n"
         "def exhausted(*_, **__): raise MemoryError\n"
-        "cli.app = cli.err.print = cli.context.close = exhausted\n"
+        "cli.err.print = exhausted\n"
+        f"def app(): raise {first}\n"
+        "cli.app = app\n"
         "cli.main()"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, check=False)
