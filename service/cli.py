@@ -89,6 +89,10 @@ def choose_settings(
     )
 
 
+#: As torch says it, and Python of a thread.
+NO_MEMORY = ("allocate memory", "can't start new thread")
+
+
 def main() -> None:
     """Run the command; an error that was foreseen is one sentence and an exit code."""
     try:
@@ -112,6 +116,10 @@ def _run() -> None:
         _fail(f"The database failed: {getattr(error, 'orig', None) or error}", 1)
     except OSError as error:
         _fail(f"The system refused: {error}.", 1)
+    except RuntimeError as error:
+        if not any(said in str(error) for said in NO_MEMORY):
+            raise
+        raise MemoryError from error
     finally:
         context.close()
 

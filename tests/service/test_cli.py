@@ -261,7 +261,14 @@ def test_a_state_directory_that_cannot_be_made_is_a_sentence(
     assert "below a file" in done.err
 
 
-@pytest.mark.parametrize("first", ["MemoryError", "OSError(12, 'Cannot allocate memory')"])
+@pytest.mark.parametrize(
+    "first",
+    [
+        "MemoryError",
+        "OSError(12, 'Cannot allocate memory')",
+        "RuntimeError('DefaultCPUAllocator: can\\'t allocate memory')",
+    ],
+)
 def test_a_command_without_memory_says_so_and_wants_none_for_that(first: str) -> None:
     script = (
         "from service import cli\n"
