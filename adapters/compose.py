@@ -138,16 +138,18 @@ def _digest_if_of(base_digest: str, adapter: Path) -> str:
     return str(manifest["digest"])
 
 
+def front_matter(base: str, licence: str | None, *, library: str = "transformers") -> list[str]:
+    """The lines that a model card in the hub's format begins with."""
+    tags = {"base_model": base, "library_name": library, "tags": ["lorewright"]}
+    if licence:
+        tags["license"] = licence
+    return ["---", yaml.safe_dump(tags, sort_keys=True).strip(), "---", ""]
+
+
 def _card(config: BaseConfig, base_digest: str, adapters: Sequence[str]) -> str:
     """The snapshot's model card: a pure function of the recipe, as all else in the folder."""
-    tags = {"base_model": config.name, "library_name": "transformers", "tags": ["lorewright"]}
-    if config.licence:
-        tags["license"] = config.licence
     lines = [
-        "---",
-        yaml.safe_dump(tags, sort_keys=True).strip(),
-        "---",
-        "",
+        *front_matter(config.name, config.licence),
         f"# {config.name} with {len(adapters)} adapters",
         "",
         "Composed by a Lorewright service: the base's weights and what these adapters add to them. "

@@ -7,11 +7,10 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
-import yaml
 from sqlalchemy import Engine, func, select
 from sqlalchemy.orm import Session
 
-from adapters.compose import write_concatenated
+from adapters.compose import CARD, front_matter, write_concatenated
 from adapters.store import MANIFEST, appearing_new, copy_plain, verify, write_manifest
 from adapters.types import Family, Suite
 from service import lineage
@@ -22,7 +21,7 @@ from service.places import Places
 from service.settings import Settings
 from service.snapshots import opened
 
-CARD, LINEAGE = "README.md", "lorewright.json"
+LINEAGE = "lorewright.json"
 
 
 class Form(StrEnum):
@@ -165,16 +164,9 @@ def _adapter(session: Session, adapter_id: int) -> ExportedAdapter:
 
 def model_card(export: Export) -> str:
     """The card in the hub's format. It names no fact: who gets the weights need not get these."""
-    tags = {"base_model": export.base, "library_name": "transformers", "tags": ["lorewright"]}
-    if export.licence:
-        tags["license"] = export.licence
-    if export.form is Form.LORA:
-        tags["library_name"] = "peft"
+    library = "peft" if export.form is Form.LORA else "transformers"
     lines = [
-        "---",
-        yaml.safe_dump(tags, sort_keys=True).strip(),
-        "---",
-        "",
+        *front_matter(export.base, export.licence, library=library),
         f"# {export.base}, release {export.release_id}",
         "",
         f"Release {export.release_id} of a Lorewright service: the base and what "
