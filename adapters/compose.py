@@ -1,9 +1,10 @@
 """Weights of a release = base + the sum of its adapters' updates, written as a model folder.
 
-W' = cast(W + (alpha_1 / r_1) B_1 A_1 + (alpha_2 / r_2) B_2 A_2 + ...), added in fp32 in recipe
-order and cast once, tensor by tensor. Nothing is ever subtracted, so the same recipe gives the
-same bytes on one machine. LoRA: arXiv 2106.09685. A snapshot's tensors bear the base's names, also
-where the loaded model, and with it an adapter, calls them otherwise.
+W' = cast(W + s_1 B_1 A_1 + ... + s_n B_n A_n), s = alpha / rank, added in fp32 in recipe order, as
+one product [s_1 B_1 ... s_n B_n] [A_1; ...; A_n], and cast once, tensor by tensor. Nothing is ever
+subtracted, so the same recipe gives the same bytes on one machine. LoRA: arXiv 2106.09685. A
+snapshot's tensors bear the base's names, also where the loaded model, and with it an adapter, calls
+them otherwise.
 """
 
 import json
@@ -32,7 +33,7 @@ from adapters.types import Family
 
 PEFT_PREFIX = "base_model.model."
 CARD = "README.md"
-METHOD = 3  #: counts up whenever the same recipe may come out with other bits
+METHOD = 4  #: counts up whenever the same recipe may come out with other bits
 BLOCK_WEIGHTS = 1 << 18  #: added up at a time: 1 MB in fp32
 #: PEFT options that change what an adapter computes, and the only value that compose knows.
 PLAIN_LORA = {
@@ -179,15 +180,12 @@ def write_concatenated(adapters: Sequence[Path], folder: Path, *, base: str) -> 
     tensors: dict[str, Tensor] = {}
     for name in names:
         down, up = next(update.factors[name] for update in updates if name in update.factors)
-        downs, ups = [], []
+        factors = []
         for update, rank in zip(updates, ranks, strict=True):
             nothing = (down.new_zeros(rank, down.shape[1]), up.new_zeros(up.shape[0], rank))
-            a_RI, b_OR = update.factors.get(name, nothing)
-            downs.append(a_RI.float())
-            ups.append(update.scale * b_OR.float())
+            factors.append((update.scale, *update.factors.get(name, nothing)))
         key = PEFT_PREFIX + name.removesuffix(".weight")
-        tensors[f"{key}.lora_A.weight"] = torch.cat(downs).contiguous()
-        tensors[f"{key}.lora_B.weight"] = torch.cat(ups, dim=1).contiguous()
+        tensors[f"{key}.lora_A.weight"], tensors[f"{key}.lora_B.weight"] = _stacked(factors)
     described = json.loads((adapters[0] / CONFIG).read_text(encoding="utf-8"))
     described |= {
         "r": sum(ranks),
@@ -260,29 +258,48 @@ def _composed(
     Each part is good until the next is asked for, which lies in the same memory.
     """
     shape = stored.shapes[stored_name]
-    changes = []
-    for update in updates:
-        if name not in update.factors:
-            continue
+    changes = [update for update in updates if name in update.factors]
+    if not changes:
+        for block in stored.rows(stored_name, BLOCK_WEIGHTS):
+            yield block.to(dtype)
+        return
+    for update in changes:
         down, up = update.factors[name]
         if (up.shape[0], down.shape[1]) != shape:
             raise ComposeError(
                 f"The adapter {update.folder} changes {name} by {(up.shape[0], down.shape[1])}; "
                 f"the base's is {shape}."
             )
-        changes.append((down.float(), up.float(), update))
+    down_RI, up_OR = _stacked([(update.scale, *update.factors[name]) for update in changes])
     start = 0
     for block in stored.rows(stored_name, BLOCK_WEIGHTS):
-        total = block.float() if changes else block
-        for down, up, update in changes:
-            without = None if update.folder in felt else total.to(dtype, copy=True)
-            total.addmm_(up[start : start + len(block)], down, alpha=update.scale)
-            if without is not None and not torch.equal(without, total.to(dtype)):
+        rows = slice(start, start + len(block))
+        if start == 0:  # memory that stays in the cache: every block is added up in the same
+            total = torch.empty_like(block, dtype=torch.float32)
+            cast = torch.empty_like(block, dtype=dtype)
+        for update in changes:
+            if update.folder not in felt and _is_felt(block, update, name, rows, dtype):
                 felt.add(update.folder)
-        if changes and not math.isfinite(total.sum()) and not torch.isfinite(total).all():
+        total, cast = total[: len(block)].copy_(block), cast[: len(block)]
+        total.addmm_(up_OR[rows], down_RI)
+        if not math.isfinite(total.sum()) and not torch.isfinite(total).all():
             raise ComposeError(f"Composed, {name} is no longer finite.")
         start += len(block)
-        yield total.to(dtype)
+        yield cast.copy_(total)
+
+
+def _is_felt(block: Tensor, update: Update, name: str, rows: slice, dtype: torch.dtype) -> bool:
+    """Whether these rows, with this update alone, are others once they are cast."""
+    down, up = update.factors[name]
+    alone = torch.addmm(block.float(), up[rows].float(), down.float(), alpha=update.scale)
+    return not torch.equal(alone.to(dtype), block.to(dtype))
+
+
+def _stacked(factors: Sequence[tuple[float, Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+    """Several (scale, A (r, in), B (out, r)) as one A and B, of all their ranks, in fp32."""
+    down_RI = torch.cat([down.float() for _, down, _ in factors])
+    up_OR = torch.cat([scale * up.float() for scale, _, up in factors], dim=1)
+    return down_RI.contiguous(), up_OR.contiguous()
 
 
 def read_update(folder: Path) -> Update:
