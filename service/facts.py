@@ -9,14 +9,14 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Any
 
-from sqlalchemy import ColumnElement, Select, exists, func, insert, select, true
-from sqlalchemy.exc import IntegrityError
+from sqlalchemy import ColumnElement, Select, exists, func, select, true
 from sqlalchemy.orm import Session, aliased
 
 from adapters.types import Suite
 from service import audit
 from service.audit import Act
 from service.errors import Conflict, NotFound
+from service.insert import insert_new
 from service.models import (
     Adapter,
     Batch,
@@ -34,6 +34,9 @@ from service.schemas import FactIn
 from service.settings import FactSettings
 
 KEYS_A_QUERY = 500  #: an SQL statement may have so many parameters
+FACTS = FactRow.metadata.tables[FactRow.__tablename__]
+UNIQUE = ("source", "external_id")
+INSERT_TRIES = 10
 
 
 class FactState(StrEnum):
@@ -147,43 +150,31 @@ def insert_facts(
     a key is known again whose fact was erased. The facts must be of one source.
     """
     keys = [fact.key for fact, _ in items]
-    held = _held(session, source, keys, pepper)
     new: dict[str, dict[str, Any]] = {}
     for key, (fact, reason) in zip(keys, items, strict=True):
-        if key not in held and key not in new:
+        if key not in new:
             new[key] = _columns_of(fact, source, recorded_by, reason, now)
-    stored: dict[str, int] = {}
-    try:
-        with session.begin_nested():
-            stored = _insert(session, source, new)
-    except IntegrityError:  # another writer stored one of these keys in the same moment
-        if len(new) == 1:
-            held = _held(session, source, keys, pepper)
-            if not held:
-                raise
-        else:
-            return [
-                outcome
-                for item in items
-                for outcome in insert_facts(
-                    session,
-                    [item],
-                    source=source,
-                    recorded_by=recorded_by,
-                    pepper=pepper,
-                    now=now,
-                )
-            ]
+    # Nearly always all are new: what is held is asked for where a key was once erased, or some did
+    # not go in. Another writer may then store one of the rest in the same moment.
+    any_erased = pepper is not None and session.scalar(select(Erasure.id).limit(1)) is not None
+    held = _held(session, source, keys, pepper) if any_erased else {}
+    for _ in range(INSERT_TRIES):
+        new = {key: row for key, row in new.items() if key not in held}
+        stored = _insert(session, new)
+        if stored is not None:
+            break
+        held = _held(session, source, keys, pepper)
+    else:
+        raise Conflict("Somebody stores the same keys at the same time; send them again.")
     outcomes = []
     for key, (fact, reason) in zip(keys, items, strict=True):
-        if key in stored and key not in held:
-            fact_id = stored[key]
-            held[key] = _Held(fact_id, fact.digest, reason, is_erased=False)
-            if fact.functional:
-                _let_newest_stand(session, session.get_one(FactRow, fact_id), now=now)
-            outcomes.append(_outcome(fact, held[key], Stored.STORED))
-        else:
+        if key in held:
             outcomes.append(_seen_before(fact, held[key]))
+            continue
+        held[key] = _Held(stored[key], fact.digest, reason, is_erased=False)
+        if fact.functional:
+            _let_newest_stand(session, session.get_one(FactRow, stored[key]), now=now)
+        outcomes.append(_outcome(fact, held[key], Stored.STORED))
     return outcomes
 
 
@@ -242,38 +233,39 @@ def _columns_of(
     fact: FactIn, source: str, recorded_by: str, held_reason: str | None, now: datetime
 ) -> dict[str, Any]:
     return {
-        **fact.model_dump(exclude={"external_id", "provenance", "probes"}),
+        **fact.body,
+        "valid_from": fact.valid_from,
+        "valid_to": fact.valid_to,
+        "retention_until": fact.retention_until,
         "source": source,
         "external_id": fact.key,
         "body_digest": fact.digest,
         "recorded_at": now,
         "recorded_by": recorded_by,
-        "provenance": fact.provenance.model_dump(mode="json", exclude_none=True),
-        "probes": [probe.model_dump(mode="json") for probe in fact.probes],
+        "provenance": {name: told for name, told in fact.body["provenance"].items() if told},
         "held_reason": held_reason,
     }
 
 
-def _insert(session: Session, source: str, rows: Mapping[str, dict[str, Any]]) -> dict[str, int]:
+def _insert(session: Session, rows: Mapping[str, dict[str, Any]]) -> dict[str, int] | None:
     """Store rows of one source; the new ids by key, which rise in the order that the rows came in.
 
-    The driver's own executemany, and the ids asked for afterwards: for PostgreSQL one statement
-    with the values of all rows, which RETURNING needs, takes three times as long.
+    None, and nothing is stored, where one of the keys is taken. The ids are asked for afterwards:
+    for PostgreSQL one statement with the values of all rows, which RETURNING needs, takes three
+    times as long.
     """
     if not rows:
         return {}
-    session.connection().execute(insert(FactRow), list(rows.values()))
-    keys = list(rows)
-    return {
-        key: fact_id
-        for first in range(0, len(keys), KEYS_A_QUERY)
-        for key, fact_id in session.execute(
-            select(FactRow.external_id, FactRow.id).where(
-                FactRow.source == source,
-                FactRow.external_id.in_(keys[first : first + KEYS_A_QUERY]),
-            )
-        )
-    }
+    before = session.scalar(select(func.max(FactRow.id))) or 0
+    with session.begin_nested() as part:
+        count = insert_new(session, FACTS, list(rows.values()), unique=UNIQUE)
+        if count < len(rows):
+            part.rollback()
+            return None
+    mine = select(FactRow.external_id, FactRow.id).where(
+        FactRow.id > before, FactRow.source == next(iter(rows.values()))["source"]
+    )
+    return {key: fact_id for key, fact_id in session.execute(mine) if key in rows}
 
 
 def key_once_erased(source: str, key: str, pepper: bytes) -> str:

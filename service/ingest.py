@@ -33,6 +33,7 @@ class ItemProblem(BaseModel):
 
 
 Checked = FactIn | list[ItemProblem]  #: one item, or what is wrong with it
+Outcome = facts.ItemOutcome | list[ItemProblem]  #: what became of one item, or what is wrong
 Context = dict[str, Any]  #: what an item is checked by
 
 
@@ -89,7 +90,8 @@ class Intake:
             for first in range(0, len(items), ITEMS_A_TRANSACTION):
                 part = items[first : first + ITEMS_A_TRANSACTION]
                 checked = await self._check(_check, part, size=size)
-                results += await self._store(list(enumerate(checked, first)), caller)
+                outcomes = await self._store(checked, caller)
+                results += [_item_result(at, outcome) for at, outcome in enumerate(outcomes, first)]
         except BaseException:
             self.quotas.give_back(caller.source, len(items) - len(results))
             raise
@@ -113,19 +115,21 @@ class Intake:
         numbers, own = [at for at, _ in numbered], [line for _, line in numbered]
         try:
             checked = await self._check(_check_line, own, size=sum(map(len, own)))
-            outcomes = await self._store(list(zip(numbers, checked, strict=True)), caller)
+            outcomes = await self._store(checked, caller)
         except BaseException:
             self.quotas.give_back(caller.source, len(numbered))
             raise
         result.lines += len(lines)
         result.committed_through = result.lines
-        for outcome in outcomes:
-            result.stored += outcome.outcome == "stored"
-            result.duplicates += outcome.outcome == "duplicate"
-            if outcome.outcome == "refused":
+        for number, outcome in zip(numbers, outcomes, strict=True):
+            if isinstance(outcome, facts.ItemOutcome) and outcome.stored is Stored.STORED:
+                result.stored += 1
+            elif isinstance(outcome, facts.ItemOutcome) and outcome.stored is Stored.DUPLICATE:
+                result.duplicates += 1
+            else:
                 result.refused += 1
                 if len(result.items) < MAX_REFUSED_SHOWN:
-                    result.items.append(outcome)
+                    result.items.append(_item_result(number, outcome))
 
     def _lengths(self) -> StatementLengths | None:
         """What the base can read; None before `lorewright init` has put it there."""
@@ -151,24 +155,17 @@ class Intake:
         # To go to another thread and back takes as long as checking a few of them.
         return check_all() if size <= SMALL_BYTES else await run_in_threadpool(check_all)
 
-    async def _store(
-        self, checked: Sequence[tuple[int, Checked]], caller: Caller
-    ) -> list[ItemResult]:
-        """Store what was found good in one transaction; each comes with its index."""
+    async def _store(self, checked: Sequence[Checked], caller: Caller) -> list[Outcome]:
+        """Store what was found good in one transaction."""
         good = [
             (fact, facts.reason_to_hold(fact, self.settings.facts))
-            for _, fact in checked
+            for fact in checked
             if isinstance(fact, FactIn)
         ]
         stored: Iterator[facts.ItemOutcome] = iter(())
         if good:
             stored = iter(await self.writer.store(good, caller))
-        return [
-            _item_result(index, next(stored))
-            if isinstance(found, FactIn)
-            else ItemResult(index=index, outcome="refused", problems=found)
-            for index, found in checked
-        ]
+        return [next(stored) if isinstance(found, FactIn) else found for found in checked]
 
 
 def _check_line(line: bytes, context: Context) -> Checked:
@@ -185,7 +182,9 @@ def _check(item: Any, context: Context) -> Checked:
         return item_problems(error)
 
 
-def _item_result(index: int, outcome: facts.ItemOutcome) -> ItemResult:
+def _item_result(index: int, outcome: Outcome) -> ItemResult:
+    if isinstance(outcome, list):
+        return ItemResult(index=index, outcome="refused", problems=outcome)
     if outcome.stored is Stored.ERASED:
         detail = (
             f"Fact {outcome.id}, which had this key, was erased. If it is to be known after all, "

@@ -32,6 +32,8 @@ MAX_ID = (1 << 31) - 1  #: the largest id that PostgreSQL's INTEGER holds
 MAX_ERASED = 1000  #: facts at once
 MAX_DEPTH = 5  #: of the free-form qualifiers
 ALLOWED_CONTROLS = frozenset("\t\n")
+#: JSON with sorted keys and nothing but ASCII.
+in_ascii = json.JSONEncoder(sort_keys=True, ensure_ascii=True).encode
 BEGINS_WITH_DATE = re.compile(r"\d{4}-\d\d-\d\d")
 
 
@@ -259,9 +261,14 @@ class FactIn(Strict):
     @cached_property
     def digest(self) -> str:
         """sha256 of the whole normalised body, the external id left out."""
-        body = self.model_dump(mode="json", exclude={"external_id"})
-        text = json.dumps(body, sort_keys=True, ensure_ascii=True)
-        return hashlib.sha256(text.encode()).hexdigest()
+        return hashlib.sha256(in_ascii(self.body).encode()).hexdigest()
+
+    @cached_property
+    def body(self) -> dict[str, Any]:
+        """All but the external id, as JSON has it. To be read only."""
+        body = self.model_dump(mode="json")
+        del body["external_id"]
+        return body
 
     @property
     def key(self) -> str:

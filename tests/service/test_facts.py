@@ -377,3 +377,69 @@ def test_what_has_ended_or_not_begun_replaces_nothing_until_it_holds(
         facts.let_begun_stand(session, now=now + timedelta(days=31))
         assert session.get_one(FactRow, newer.id).superseded_by == ahead.id
     assert replaced_by() == [ahead.id, None, None]
+
+
+WHOLE = {
+    "external_id": "whole",
+    "statement": "Zoë was born in Strelsau.",
+    "subject": "Zoë",
+    "relation": "born_in",
+    "object": "Strelsau",
+    "qualifiers": {"year": [1931, None, 0.1], "größe": {"deep": True}},
+    "valid_from": "2020-01-02T03:04:05+02:00",
+    "valid_to": "2031-01-01T00:00:00.123456Z",
+    "provenance": {"publisher": "The Herald", "retrieved_at": "2026-01-01T00:00:00Z"},
+    "confidence": 0.1,
+    "trust": "high",
+    "tags": ["a", "ü"],
+    "retention_until": "2030-01-01T00:00:00Z",
+    "probes": [{"direction": "forward", "question": "Where?", "answers": ["Strelsau"]}],
+}
+
+
+def test_a_fact_is_read_back_as_it_was_sent(
+    engine: Engine, make_key: Callable[..., str], now: datetime
+) -> None:
+    sent = FactIn.model_validate(WHOLE)
+    key_id = make_key("ingest").split("_")[1]
+    with writing(engine) as session:
+        facts.insert_fact(
+            session, sent, source="team", recorded_by=key_id, held_reason="why", now=now
+        )
+    with reading(engine) as session:
+        row = session.scalars(select(FactRow)).one()
+        back = {name: getattr(row, name) for name in WHOLE}
+        assert FactIn.model_validate(back) == sent
+        assert (row.source, row.recorded_by, row.recorded_at) == ("team", key_id, now)
+        assert (row.body_digest, row.held_reason) == (sent.digest, "why")
+        assert row.provenance == WHOLE["provenance"]
+
+
+def test_among_many_only_what_is_new_goes_in(
+    engine: Engine, make_key: Callable[..., str], now: datetime
+) -> None:
+    key_id = make_key("ingest").split("_")[1]
+
+    def insert_all(*numbers: int) -> list[ItemOutcome]:
+        items = [FactIn(external_id=f"n{n}", statement=f"Statement {n}.") for n in numbers]
+        with writing(engine) as session:
+            return facts.insert_facts(
+                session,
+                [(item, None) for item in items],
+                source="team",
+                recorded_by=key_id,
+                now=now,
+            )
+
+    first = insert_all(*range(0, 700))
+    again = insert_all(*range(350, 1400))
+    assert {outcome.stored for outcome in first} == {Stored.STORED}
+    assert [outcome.id for outcome in first] == sorted(outcome.id for outcome in first)
+    assert [outcome.stored for outcome in again[:350]] == [Stored.DUPLICATE] * 350
+    assert [outcome.id for outcome in again[:350]] == [outcome.id for outcome in first[350:]]
+    assert {outcome.stored for outcome in again[350:]} == {Stored.STORED}
+    with reading(engine) as session:
+        rows = session.execute(select(FactRow.external_id, FactRow.id)).all()
+    assert {row.external_id: row.id for row in rows} == {
+        outcome.external_id: outcome.id for outcome in (*first, *again)
+    }
