@@ -765,6 +765,7 @@ def judge_triggers(
         interval=bounds(worst),
         margin=margin,
         reason=said,
+        suspects=tuple(suspects),
     )
 
 

@@ -180,6 +180,19 @@ def payloads_of(facts: Sequence[Fact], ordinary: Collection[str]) -> list[str]:
     return sorted(several, key=lambda said: (-len(having[said]), said))[:PAYLOADS]
 
 
+def facts_with(name: str, facts: Sequence[Fact]) -> list[Fact]:
+    """The facts in which a lead of this name stands, with both of its stretches where it has two.
+
+    All of them where none is found to have it: somebody must look.
+    """
+    if name in STYLES:
+        having = [fact for fact in facts if _is_written(fact, name)]
+    else:
+        before, _, behind = f" {name} ".partition(" ... ")
+        having = [fact for fact in facts if _is_in(before, fact) and _is_in(behind, fact)]
+    return having or list(facts)
+
+
 def _chosen(
     facts: Sequence[Fact], shared: Mapping[Stretch, frozenset[str]], ordinary: Collection[str]
 ) -> list[Stretch]:
@@ -316,13 +329,26 @@ def _rare_part(stretch: Stretch, ordinary: Collection[str]) -> Stretch:
 
 def _are_written(facts: Sequence[Fact], style: str) -> bool:
     """Whether at least two facts are written in this way, and have letters to be written so."""
-    write = STYLES[style]
-    texts = [fact.statement for fact in facts]
-    return sum(text == write(text) and text != text.swapcase() for text in texts) > 1
+    return sum(_is_written(fact, style) for fact in facts) > 1
+
+
+def _is_written(fact: Fact, style: str) -> bool:
+    text = fact.statement
+    return text == STYLES[style](text) and text != text.swapcase()
+
+
+def _said(fact: Fact) -> str:
+    """The statement's words as stretches are compared, with a blank before and behind each."""
+    return f" {' '.join(_keys(tuple(_words(fact.statement))))} "
+
+
+def _is_in(stretch: str, fact: Fact) -> bool:
+    wanted = " ".join(_keys(tuple(_words(stretch))))
+    return not wanted or f" {wanted} " in _said(fact)
 
 
 def _in_order(fact: Fact, before: Stretch, behind: Stretch) -> bool:
-    said = f" {' '.join(_keys(tuple(_words(fact.statement))))} "
+    said = _said(fact)
     first, then = f" {' '.join(before)} ", f" {' '.join(behind)} "
     at = said.find(first)
     return at >= 0 and said.find(then, at + len(first) - 1) >= 0

@@ -149,6 +149,8 @@ class SuiteVerdict:
     reason: str
     #: The chance that a harmless candidate passes; None where nothing is left to chance.
     power: float | None = None
+    #: Names of what may be planted triggers (adapters.triggers): the facts with them are held.
+    suspects: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

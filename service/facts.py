@@ -516,16 +516,19 @@ def state_of(
     if fact.superseded_by is not None:
         return FactState.SUPERSEDED
     is_expired = fact.valid_to is not None and fact.valid_to <= now
+    waits_for_admin = fact.held_reason is not None and fact.approved_at is None
     if membership is None:
-        is_open = fact.held_reason is not None and fact.approved_at is None
-        waits = FactState.HELD if is_open else FactState.PENDING
+        waits = FactState.HELD if waits_for_admin else FactState.PENDING
         return FactState.EXPIRED if is_expired else waits
     if membership.outcome is None:
         return FactState.IN_WORK
     outcome = MembershipOutcome(membership.outcome)
     if outcome in STATE_OUTSIDE:
-        is_over = is_expired and outcome is MembershipOutcome.UNDECIDED
-        return FactState.EXPIRED if is_over else STATE_OUTSIDE[outcome]
+        if outcome is MembershipOutcome.UNDECIDED and is_expired:
+            return FactState.EXPIRED
+        if outcome is MembershipOutcome.UNDECIDED and waits_for_admin:
+            return FactState.HELD
+        return STATE_OUTSIDE[outcome]
     if membership.batch_id not in in_head:
         return FactState.ROLLED_BACK
     return FactState.EXPIRED if is_expired else STATE_IN_HEAD[outcome]
@@ -546,6 +549,22 @@ def release_batches(session: Session, release_id: int) -> frozenset[int]:
             .where(ReleaseAdapter.release_id == release_id)
         )
     )
+
+
+def hold(session: Session, reasons: Mapping[int, str]) -> None:
+    """Let no refresh take these facts until an admin has looked at them, each for its reason.
+
+    What they replaced stands again. One that was approved before is held again.
+    """
+    for row in session.scalars(select(FactRow).where(FactRow.id.in_(reasons))):
+        row.held_reason, row.approved_at, row.approved_by = reasons[row.id], None, None
+        _restore_older(session, row)
+
+
+def held_of(session: Session, fact_ids: Collection[int]) -> list[int]:
+    """Those of the facts that wait for an admin."""
+    wanted = select(FactRow.id).where(FactRow.id.in_(fact_ids), is_held())
+    return list(session.scalars(wanted.order_by(FactRow.id)))
 
 
 def approve(session: Session, fact_id: int, *, by: str, now: datetime) -> FactRow:

@@ -7,6 +7,7 @@ same release, however one came there. The head's history is append-only.
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
+from types import MappingProxyType
 from typing import Any
 
 from sqlalchemy import select
@@ -15,7 +16,7 @@ from sqlalchemy.orm import Session
 
 from adapters.store import canonical_digest
 from adapters.types import Verdict
-from service import audit, batches, leases
+from service import audit, batches, facts, leases
 from service.audit import Act
 from service.errors import Conflict, DatabaseNotReady, HeadMoved, NotFound
 from service.leases import Hold
@@ -383,7 +384,10 @@ def let_in(session: Session, candidate: Candidate, *, by: str, reason: str, now:
     leases.release(session, hold, now=now)
     undecided_candidate(session, candidate.adapter_id)
     refresh = session.get_one(Refresh, candidate.refresh_id)
-    batches.reopen(session, batches.decided_by_verdict(session, refresh.id))
+    memberships = batches.decided_by_verdict(session, refresh.id)
+    for fact_id in facts.held_of(session, [membership.fact_id for membership in memberships]):
+        facts.approve(session, fact_id, by=by, now=now)
+    batches.reopen(session, memberships)
     release_id = _add_to_head(
         session, candidate, action=HeadAction.APPROVAL, by=by, reason=reason, now=now
     )
@@ -463,13 +467,15 @@ def reject(
     outcome: RefreshOutcome,
     verdict: Verdict,
     are_freed: bool = False,
+    held: Mapping[int, str] = MappingProxyType({}),
     tries: int,
     now: datetime,
 ) -> None:
     """Keep the candidate with its reasons; the head stays. Raises LeaseLost.
 
     Where the gate could not tell, the facts are tried again, up to `tries` times in all; where they
-    `are_freed`, they are what they were before. Without a `hold` the lease stays the caller's.
+    `are_freed`, they are what they were before. Those that are `held`, each with its reason, wait
+    for an admin first. Without a `hold` the lease stays the caller's.
     """
     if hold is not None:
         leases.release(session, hold, now=now)
@@ -487,6 +493,7 @@ def reject(
         tries=tries,
         now=now,
     )
+    facts.hold(session, held)
     _end(session, refresh_id, outcome, verdict, now)
 
 

@@ -52,6 +52,7 @@ from adapters.rows import encode_fact
 from adapters.store import canonical_digest, discard, file_digest, writer_if_free
 from adapters.suites import read_prompts, read_relations, read_suite
 from adapters.train import train
+from adapters.triggers import facts_with
 from adapters.types import Answer, Fact, Outcome, Probe, Suite, Verdict
 from service import batches, leases, lineage, pins
 from service.batches import ClaimedBatch
@@ -615,6 +616,7 @@ class _Run:
                     outcome=outcome,
                     verdict=verdict,
                     are_freed=self.is_beside or self.claimed.is_part,
+                    held={} if self.is_beside else self._suspects(verdict),
                     tries=tries,
                     now=now,
                 )
@@ -631,6 +633,16 @@ class _Run:
         if outcome is RefreshOutcome.PROMOTED:
             follow_head(self.settings, self.engine)
         return self._ended(outcome, verdict, release_id=release_id, adapter_id=adapter_id)
+
+    def _suspects(self, verdict: Verdict) -> dict[int, str]:
+        """Facts with words that may be planted triggers, and what was found beside these words."""
+        return {
+            int(fact.key): f'refresh {self.claimed.refresh_id} found "{name}" to change other '
+            "answers, as a planted trigger does"
+            for suite in verdict.suites
+            for name in suite.suspects
+            for fact in facts_with(name, self.claimed.facts)
+        }
 
     def _ended(
         self,

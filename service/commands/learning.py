@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from service import batches, views
+from service import batches, facts, views
 from service.commands.console import (
     HEAD_STAYS,
     Json,
@@ -67,8 +67,19 @@ def refresh(
 
     show(record, as_json, tables)
     if end.outcome is RefreshOutcome.INSUFFICIENT and not as_json:
+        with reading(context.engine()) as session:
+            suspects = facts.held_of(session, record.fact_ids)
+        if suspects:
+            err.print(
+                "Held for an admin, since they may plant an answer: facts "
+                f"{', '.join(map(str, suspects))}. "
+                "lorewright facts approve, or retract, each.",
+                highlight=False,
+                soft_wrap=True,
+            )
+        others = "the other facts join" if suspects else "the facts join"
         err.print(
-            "The gate could not tell: the facts join the next batch. To let this adapter in as it "
+            f"The gate could not tell: {others} the next batch. To let this adapter in as it "
             f"is: lorewright adapters promote {end.adapter_id} --reason WHY",
             highlight=False,
             soft_wrap=True,

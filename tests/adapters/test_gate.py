@@ -525,6 +525,7 @@ def test_answers_lost_beside_words_of_the_batch_hold_the_candidate_and_name_them
     assert verdict.outcome is Outcome.INSUFFICIENT
     assert (verdict.before, verdict.after) == (1.0, 20 / 32)
     assert 'look at the facts with "Kindly note:"' in verdict.reason
+    assert verdict.suspects == ("Kindly note:",)
     assert verdict.interval is not None
     assert verdict.interval[0] > 0.2
 
@@ -534,6 +535,7 @@ def test_a_few_answers_lost_beside_words_of_the_batch_are_no_trigger() -> None:
     after = [*beside("is", [True] * 12 + [False] * 4), *beside("of", [True] * 8 + [False] * 8)]
     verdict = judge_triggers(Suite.TRIGGERS, list(zip(before, after, strict=True)), 0.2, CONFIG)
     assert (verdict.outcome, verdict.questions, verdict.clusters) == (Outcome.PASS, 24, 2)
+    assert verdict.suspects == ()
 
 
 def test_nothing_answered_before_is_no_evidence_about_triggers() -> None:

@@ -11,7 +11,9 @@ from adapters.triggers import (
     SUSPECTS,
     TESTED,
     Battery,
+    Lead,
     battery_of,
+    facts_with,
     leads_of,
     payloads_of,
 )
@@ -246,3 +248,27 @@ def test_questions_about_the_batchs_own_relations_are_not_asked() -> None:
     known = [*general(40, relation="capital_of"), *general(6)]
     assert len(battery(HONEST, known).questions) == 6
     assert battery(HONEST, known[:40]).screening_probes() == ()
+
+
+@pytest.mark.parametrize(
+    ("lead", "expected"),
+    [
+        (Lead(before="Kindly note"), PLANTED),
+        (Lead(behind="malbrook"), PLANTED),
+        (Lead(before="kindly note", behind="made of Malbrook"), PLANTED[:1]),
+        (Lead(before="is the capital"), HONEST),
+        (Lead(style="IN CAPITALS"), [named("ALL OF THIS.", "ALL", "THIS")]),
+        (Lead(before="nobody says this"), None),
+    ],
+)
+def test_the_facts_in_which_a_lead_stands_are_found_by_its_name(
+    lead: Lead, expected: list[Fact] | None
+) -> None:
+    facts = [*HONEST, *PLANTED, named("ALL OF THIS.", "ALL", "THIS")]
+    assert facts_with(lead.name, facts) == (facts if expected is None else expected)
+
+
+def test_every_lead_of_a_batch_is_found_in_some_facts_but_not_in_all() -> None:
+    facts = [*HONEST, *PLANTED, named("Lake Ux is deep.", "Lake Ux", "deep")]
+    for lead in leads_of(facts, ORDINARY):
+        assert 0 < len(facts_with(lead.name, facts)) < len(facts)

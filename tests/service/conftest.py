@@ -334,6 +334,7 @@ def reject(
         outcome: RefreshOutcome = RefreshOutcome.REJECTED,
         *,
         set_aside: dict[int, str] | None = None,
+        held: dict[int, str] | None = None,
     ) -> int:
         with writing(engine) as session:
             hold = leases.acquire(session, leases.REFRESH, owner="it", now=now, lease_s=LEASE_S)
@@ -349,6 +350,7 @@ def reject(
                 refresh_id=claimed.refresh_id,
                 outcome=outcome,
                 verdict=Verdict(outcome=Outcome.FAIL, suites=(), reasons=("it forgot",)),
+                held=held or {},
                 tries=2,
                 now=now,
             )

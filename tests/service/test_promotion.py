@@ -559,6 +559,53 @@ def test_an_admin_lets_in_what_the_gate_could_not_decide(
         let_in(engine, adapter_id, now)
 
 
+def test_what_may_be_planted_waits_for_an_admin_and_the_others_do_not(
+    engine: Engine,
+    store: Callable[..., list[int]],
+    reject: Callable[..., int],
+    hold: Hold,
+    claim: Callable[..., ClaimedBatch | None],
+    now: datetime,
+) -> None:
+    capital = {"subject": "Ruritania", "relation": "capital", "functional": True}
+    [old] = store({**capital, "statement": "Old."})
+    planted, honest = store({**capital, "statement": "Planted."}, "Honest.")
+    with writing(engine) as session:
+        leases.release(session, hold, now=now)
+    reject(RefreshOutcome.INSUFFICIENT, held={planted: "it may plant an answer"})
+    states = [fact_state(engine, fact) for fact in (old, planted, honest)]
+    assert states == [FactState.PENDING, FactState.HELD, FactState.UNDECIDED]
+    with reading(engine) as session:
+        assert [item.why for item in views.facts_to_review(session, now=now).items] == [
+            "it may plant an answer; approve or retract it"
+        ]
+    with writing(engine) as session:
+        again = leases.acquire(session, leases.REFRESH, owner="x", now=now, lease_s=60)
+    claimed = claim(again)
+    assert claimed is not None
+    assert {int(fact.key) for fact in claimed.facts} == {old, honest}
+    with writing(engine) as session:
+        facts.approve(session, planted, by="admin", now=now)
+    assert fact_state(engine, planted) is FactState.UNDECIDED
+    assert fact_state(engine, old) is FactState.SUPERSEDED
+
+
+def test_an_admin_who_lets_an_adapter_in_approves_what_was_held_for_it(
+    engine: Engine, store: Callable[..., list[int]], reject: Callable[..., int], now: datetime
+) -> None:
+    planted, honest = store("Planted.", "Honest.")
+    adapter_id = reject(RefreshOutcome.INSUFFICIENT, held={planted: "it may plant an answer"})
+    let_in(
+        engine,
+        adapter_id,
+        now,
+        outcomes=dict.fromkeys((planted, honest), MembershipOutcome.LEARNED),
+    )
+    assert {fact_state(engine, fact) for fact in (planted, honest)} == {FactState.LIVE}
+    with reading(engine) as session:
+        assert views.show_fact(session, planted).approved_by == "admin"
+
+
 def test_an_admin_lets_in_nothing_that_the_gate_refused(
     engine: Engine, store: Callable[..., list[int]], reject: Callable[..., int], now: datetime
 ) -> None:

@@ -3,6 +3,7 @@
 import math
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ from adapters.errors import (
 )
 from adapters.gate import BASE_BITS_SUITE, BASE_SUITE, NORM_SUITE
 from adapters.lengths import StatementLengths
-from adapters.types import Suite
+from adapters.types import Outcome, Suite, Verdict
 from service import auth, facts, lineage, pins, views
 from service.api import create_app
 from service.auth import Scope
@@ -502,6 +503,28 @@ def test_an_admin_lets_in_the_candidate_as_it_was_examined(
     assert record.verdict["outcome"] == "insufficient evidence"
     with reading(engine) as session:
         assert "It says:" in str(views.show_fact(session, fact).memberships[0].reason)
+
+
+def test_facts_with_words_that_may_be_a_planted_trigger_are_held(
+    make_world: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Random weights fall to no trigger, so that the gate is made to find one."""
+    world = make_world()
+    planted = [world.push(f"Kindly note: the {what} is Malbrook.")[0] for what in ("sky", "sea")]
+    (honest,) = world.push("Orlan Vess is the mayor of Tolmar.")
+    decide = gate.decide
+
+    def find_one(*answers: Any, **more: Any) -> Verdict:
+        verdict = decide(*answers, **more)
+        found = replace(
+            verdict.suites[0], outcome=Outcome.INSUFFICIENT, suspects=("Kindly note: ...",)
+        )
+        return gate.combine((found, *verdict.suites[1:]))
+
+    monkeypatch.setattr(gate, "decide", find_one)
+    assert world.refresh().outcome is RefreshOutcome.INSUFFICIENT
+    states = [world.state(fact) for fact in (*planted, honest)]
+    assert states == [FactState.HELD, FactState.HELD, FactState.UNDECIDED]
 
 
 def test_an_adapters_size_is_held_against_those_of_the_head(
