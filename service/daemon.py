@@ -1,5 +1,6 @@
 """The long-running process: API and clock. It never loads a model."""
 
+import asyncio
 import ipaddress
 import logging
 import signal
@@ -7,13 +8,16 @@ import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from types import FrameType
+from typing import cast
 
 import uvicorn
 from sqlalchemy import Engine
 
 from service.api import create_app
+from service.connections import Connection
 from service.db import check_at_head, make_engine, reading
 from service.errors import SettingsError
 from service.fsck import check
@@ -55,6 +59,10 @@ def _serve(settings: Settings, engine: Engine, *, config: Path) -> None:
     server = uvicorn.Server(
         uvicorn.Config(
             create_app(settings, engine, clock),
+            http=cast(
+                type[asyncio.Protocol],
+                partial(Connection, head_deadline_s=settings.api.head_deadline_s),
+            ),
             # Connections, idle ones too; requests are bounded with an answer (service.api.Bounded).
             limit_concurrency=CONNECTIONS_A_REQUEST * settings.api.limit_concurrency,
             timeout_graceful_shutdown=settings.api.drain_s,

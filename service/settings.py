@@ -41,6 +41,7 @@ class ApiSettings(Section):
     port: Annotated[int, Field(ge=1, le=65535)] = 8765
     allow_public_bind: bool = False  #: needed for any host but loopback; there is no TLS in here
     max_body_bytes: Count = 8 << 20
+    head_deadline_s: Seconds = 10  #: for a request's head; a connection without one ends then
     body_deadline_s: Seconds = 30
     limit_concurrency: Count = 256  #: requests at once; what comes beyond is asked to come again
     drain_s: Count = 10  #: how long open requests may take once the daemon was asked to end

@@ -8,7 +8,9 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import closing, suppress
 from dataclasses import dataclass, field
+from http.client import HTTPConnection
 from pathlib import Path
 from typing import IO
 
@@ -206,6 +208,53 @@ def test_a_body_that_never_arrives_is_given_up(daemon: Daemon) -> None:
         slow.sendall(head.encode() + b"Content-Type: application/json\r\n")
         slow.sendall(b"Content-Length: 100\r\n\r\n[{")
         assert slow.recv(4096).startswith(b"HTTP/1.1 408 ")
+
+
+def test_a_head_that_never_ends_is_given_up(daemon: Daemon) -> None:
+    daemon.start(LOREWRIGHT_API__HEAD_DEADLINE_S="0.5")
+    with (
+        socket.create_connection(("127.0.0.1", daemon.port), timeout=WITHIN_S) as silent,
+        socket.create_connection(("127.0.0.1", daemon.port), timeout=WITHIN_S) as slow,
+    ):
+        slow.sendall(b"GET /livez HTTP/1.1\r\nHost: x\r\nX-More: ")
+        assert slow.recv(4096).startswith(b"HTTP/1.1 408 ")
+        assert slow.recv(4096) == b""
+        assert silent.recv(4096) == b""
+
+
+def test_neither_a_slow_answer_nor_a_pause_between_requests_is_cut_off(daemon: Daemon) -> None:
+    daemon.start(LOREWRIGHT_API__HEAD_DEADLINE_S="0.5")
+    body = b'{"statement": "One."}'
+    with closing(HTTPConnection("127.0.0.1", daemon.port, timeout=WITHIN_S)) as client:
+        client.connect()
+        own_port = client.sock.getsockname()
+        for _ in range(2):
+            client.putrequest("POST", "/v1/facts")
+            client.putheader("Authorization", f"Bearer {daemon.key}")
+            client.putheader("Content-Type", "application/json")
+            client.putheader("Content-Length", str(len(body)))
+            client.endheaders()
+            time.sleep(1)  # the head has come, and the body has more time
+            client.send(body)
+            answer = client.getresponse()
+            answer.read()
+            assert answer.status == 200
+            time.sleep(1)
+        assert client.sock.getsockname() == own_port  # it was one connection all along
+
+
+@pytest.mark.parametrize("line", [b"X-More: " + b"x" * 1000 + b"\r\n", b"x" * 1000])
+def test_a_head_without_end_is_refused(daemon: Daemon, line: bytes) -> None:
+    daemon.start()
+    with socket.create_connection(("127.0.0.1", daemon.port), timeout=WITHIN_S) as client:
+        client.sendall(b"GET /livez HTTP/1.1\r\nHost: x\r\nX-First: ")
+        sent = 0
+        with suppress(ConnectionError):  # what was not read is refused with a reset
+            while sent < 1 << 24:
+                sent += client.send(line)
+        assert sent < 1 << 24
+    with daemon.client() as other:
+        assert other.get("/livez").status_code == 200
 
 
 def test_an_answered_fact_survives_a_kill(daemon: Daemon) -> None:
