@@ -18,6 +18,8 @@ from datetime import UTC, datetime
 from http import HTTPStatus
 from typing import Annotated, Any, Protocol, TypeVar
 
+from anyio import CapacityLimiter
+from anyio.to_thread import run_sync
 from fastapi import Depends, FastAPI, Path, Query, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, PlainTextResponse, Response
@@ -90,6 +92,7 @@ AskedFor = TypeVar("AskedFor", bound=ReasonIn)
 
 RETRY_AFTER_S = 5
 NOWHERE = "There is nothing at this path. An id in a path is a number."
+READY_WITHIN_S = 5.0  #: then /readyz says that it is not
 NO_ROOM = (HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.INSUFFICIENT_STORAGE)
 STATUS_OF: dict[type[ServiceError], HTTPStatus] = {
     NotFound: HTTPStatus.NOT_FOUND,
@@ -148,6 +151,26 @@ class Bounded:
             await self.app(scope, receive, send)
         finally:
             self.count -= 1
+
+
+class SharedLook:
+    """A look at something that may hang, in a thread of its own, shared by all who ask meanwhile.
+
+    The threads of requests may all be waiting for the same thing.
+    """
+
+    def __init__(self, look: Callable[[], int]) -> None:
+        self._look = look
+        self._thread = CapacityLimiter(1)
+        self._looking: asyncio.Task[int] | None = None
+
+    async def result(self, *, within_s: float) -> int:
+        """What it finds. Raises TimeoutError, and what the look raises."""
+        if self._looking is None or self._looking.done():
+            work = run_sync(self._look, limiter=self._thread, abandon_on_cancel=True)
+            self._looking = asyncio.create_task(work)
+            self._looking.add_done_callback(lambda looked: looked.cancelled() or looked.exception())
+        return await asyncio.wait_for(asyncio.shield(self._looking), within_s)
 
 
 class Problem(Exception):
@@ -450,9 +473,7 @@ def create_app(settings: Settings, engine: Engine, clock: Wakeable) -> FastAPI:
         """The process answers."""
         return {"state": "alive"}
 
-    @app.get("/readyz")
-    def readyz() -> dict[str, int]:
-        """The database can be written to, has the right schema and a head; the disk has room."""
+    def find_head() -> int:
         check_at_head(engine)
         check_writable(engine)
         try:
@@ -460,7 +481,18 @@ def create_app(settings: Settings, engine: Engine, clock: Wakeable) -> FastAPI:
         except BelowReserve as error:
             raise Problem(HTTPStatus.SERVICE_UNAVAILABLE, str(error)) from error
         with reading(engine) as session:
-            return {"head": read_head(session).release_id}
+            return read_head(session).release_id
+
+    look = SharedLook(find_head)
+
+    @app.get("/readyz")
+    async def readyz() -> dict[str, int]:
+        """The database can be written to, has the right schema and a head; the disk has room."""
+        try:
+            return {"head": await look.result(within_s=READY_WITHIN_S)}
+        except TimeoutError as error:
+            waited = f"The database did not answer within {READY_WITHIN_S:g} s."
+            raise Problem(HTTPStatus.SERVICE_UNAVAILABLE, waited) from error
 
     return app
 

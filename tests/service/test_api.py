@@ -3,6 +3,7 @@
 import asyncio
 import json
 import re
+import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -659,6 +660,28 @@ def test_a_database_that_somebody_else_has_locked_is_not_ready(
     assert "cannot be written to" in problem_of(answer)["detail"]
     assert time.monotonic() - began < 10
     assert http.get("/readyz").status_code == 200
+
+
+def test_a_database_that_hangs_is_not_ready_and_keeps_one_thread_however_many_ask(
+    client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    goes_on, looks = threading.Event(), []
+
+    def hang(_: Engine) -> None:
+        looks.append(threading.current_thread().name)
+        goes_on.wait(30)
+
+    monkeypatch.setattr("service.api.check_writable", hang)
+    monkeypatch.setattr("service.api.READY_WITHIN_S", 0.2)
+    http = client()
+    with ThreadPoolExecutor(8) as callers:
+        for answer in callers.map(http.get, ["/readyz"] * 50):
+            assert answer.status_code == 503
+            assert "did not answer within 0.2 s" in problem_of(answer)["detail"]
+        assert len(looks) == 1
+        goes_on.set()
+        monkeypatch.undo()
+        assert http.get("/readyz").status_code == 200
 
 
 def test_a_database_that_breaks_is_a_503_and_its_log_holds_no_fact(
