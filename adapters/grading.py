@@ -3,8 +3,9 @@
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Iterator
-from functools import partial
+from collections.abc import Iterable, Iterator, Sequence
+from decimal import Decimal
+from functools import lru_cache, partial
 
 ARTICLES = frozenset({"a", "an", "the"})
 
@@ -18,6 +19,14 @@ def _listed(text: str) -> list[str]:
     return text.split()
 
 
+#: Words that stand in nearly every text. An answer of nothing else (the band The Who, the novel It)
+#: is only found with its article, or as all that is said.
+FUNCTION_WORDS = frozenset(
+    _listed(
+        "i me you he him she her it we us they them this that who what which when where why how "
+        "and or of to in on at is are be"
+    )
+)
 _UNITS = _listed(
     "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen "
     "sixteen seventeen eighteen nineteen"
@@ -26,18 +35,32 @@ _TENS = _listed("twenty thirty forty fifty sixty seventy eighty ninety")
 NUMBERS = {word: at for at, word in enumerate(_UNITS)} | {
     word: 10 * at for at, word in enumerate(_TENS, start=2)
 }
+HUNDRED = "hundred"
+SCALES = {HUNDRED: 10**2, "thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12}
 MONTHS = _listed(
     "january february march april may june july august september october november december"
 )
 _MONTH = rf"({'|'.join(f'{month[:3]}(?:{month[3:]})?' for month in ('sept', *MONTHS))})\.?"
 _DAY = r"(\d{1,2})(?:st|nd|rd|th)?"
-_YEAR = r"(\d{4})"
-#: A whole date as it is written, with the places of year, month and day in it.
+_YEAR = r"(?P<year>\d{4})"
+#: A date as it is written, with the places of month and day in it; the year may be left out.
 DATES = (
-    (re.compile(rf"\b{_YEAR}-(\d{{1,2}})-(\d{{1,2}})\b"), (1, 2, 3)),
-    (re.compile(rf"\b{_DAY}(?:\s+of)?\s+{_MONTH},?\s+{_YEAR}\b"), (3, 2, 1)),
-    (re.compile(rf"\b{_MONTH}\s+{_DAY},?\s+{_YEAR}\b"), (3, 1, 2)),
+    (re.compile(rf"\b{_YEAR}-(\d{{1,2}})-(\d{{1,2}})\b"), (2, 3)),
+    (re.compile(rf"\b{_DAY}(?:\s+of)?\s+{_MONTH}(?:,?\s+{_YEAR})?\b"), (2, 1)),
+    (re.compile(rf"\b{_MONTH}\s+{_DAY}(?:,?\s+{_YEAR})?\b"), (1, 2)),
 )
+CURRENCIES = {"$": "dollars", "\u20ac": "euros", "\u00a3": "pounds", "\u00a5": "yen"}
+_MONEY = re.compile(
+    rf"([{''.join(CURRENCIES)}])\s?(\d[\d.,]*(?<=\d)(?:\s(?:{'|'.join(SCALES)}))?)(?!\w)"
+)
+_POWER = re.compile(r"(?<=\d)(?:\^(?=\d)|(?=[\u2070\u00b9\u00b2\u00b3\u2074-\u2079]))")
+_HAS_DIGIT = re.compile(r"\d")
+_DIGITS = re.compile(r"\d{1,20}(?:point\d{1,20})?")
+_JOINERS = re.compile(r"[\u200c\u200d]")  #: within words of Indic and Persian
+_POSSESSIVE = re.compile(r"(?<=\w)['\u2019]s(?!\w)")
+#: C++ and C# are other languages than C.
+_SUFFIX = re.compile(r"(?<=\w)[#+]+(?!\w)")
+_SUFFIXES = str.maketrans({"#": "sharp", "+": "plus"})
 #: What belongs to a number: 1,250 is not 250, nor 1.5 a 5, nor -5 a 5.
 _GROUPED = re.compile(r"(?<=\d),(?=\d{3}(?!\d))")
 _DECIMAL = re.compile(r"(?<=\d)\.(?=\d)")
@@ -48,46 +71,114 @@ _NOT_WORD = re.compile(r"[^\w\s]|_")
 def words(text: str) -> list[str]:
     """Case-folded words without punctuation; `Zürich's` and `ZÜRICHS` are the same word.
 
-    A number is one word, with its groups, decimals and sign: 1,250 is 1250 and 1.5 is not 5.
+    A number is one word, with its groups, decimals, sign and power: 1,250 is 1250, and 1.5 is not
+    5. A currency's sign is a word, and the signs of C++ and C# are parts of theirs.
     """
-    folded = unicodedata.normalize("NFKC", text).casefold()
+    return _words(_folded(text))
+
+
+def _folded(text: str) -> str:
+    """In one form of Unicode and small letters, with a power that is no digit of its number."""
+    powers = _JOINERS.sub("", _POWER.sub("pow", text))
+    return unicodedata.normalize("NFKC", powers).casefold()
+
+
+def _words(folded: str) -> list[str]:
     joined = re.sub(r"(?<=\w)['\u2019](?=\w)", "", folded)
+    joined = _SUFFIX.sub(lambda found: found.group().translate(_SUFFIXES), joined)
     joined = _SIGN.sub("minus", _DECIMAL.sub("point", _GROUPED.sub("", joined)))
-    return _NOT_WORD.sub(" ", joined).split()
+    if joined.isascii() and "$" not in joined:
+        return _NOT_WORD.sub(" ", joined).split()
+    return _NOT_WORD.sub(_what_it_is, joined).split()
+
+
+def _what_it_is(found: re.Match[str]) -> str:
+    """A mark belongs to its letter (as vowels do in Devanagari); other signs part words."""
+    sign = found.group()
+    if sign in CURRENCIES:
+        return f" {CURRENCIES[sign]} "
+    return sign if unicodedata.category(sign)[0] == "M" else " "
 
 
 def normalised(text: str) -> str:
     """The words of a text without articles, joined by single blanks."""
-    return " ".join(word for word in words(text) if word not in ARTICLES)
+    return _without_articles(words(text))
 
 
+def _without_articles(said: Iterable[str]) -> str:
+    return " ".join(word for word in said if word not in ARTICLES)
+
+
+@lru_cache(maxsize=1 << 14)  # the same answers are looked for in text after text
 def forms(text: str) -> tuple[str, ...]:
-    """What a text is compared as: its words, and the same with numbers and dates in one spelling.
+    """What a text is compared as: its words, and the same in one spelling.
 
-    "Twenty-four" is 24, "1,250" is 1250, and "May 3rd, 2026" is 2026-05-03.
+    Of numbers and dates, money and possessives: "two hundred" is 200 and "1.5 million" 1500000,
+    "3rd of May" is May 3, $5 is 5 dollars, and Tolmar is found in Tolmar's.
     """
-    plain = normalised(text)
-    folded = unicodedata.normalize("NFKC", text).casefold()
-    for date, places in DATES:
-        folded = date.sub(partial(_day, places=places), folded)
-    return plain, " ".join(_with_digits(normalised(folded).split()))
+    folded = _folded(text)
+    plain = _without_articles(_words(folded))
+    spelt = _MONEY.sub(lambda found: f"{found[2]} {CURRENCIES[found[1]]}", folded)
+    spelt = _POSSESSIVE.sub("", spelt)
+    for date, places in DATES if _HAS_DIGIT.search(spelt) else ():
+        spelt = date.sub(partial(_day, places=places), spelt)
+    return plain, " ".join(_with_digits(_without_articles(_words(spelt)).split()))
 
 
-def _day(found: re.Match[str], places: tuple[int, int, int]) -> str:
-    year, month, day = (found.group(place) for place in places)
+def _day(found: re.Match[str], places: tuple[int, int]) -> str:
+    month, day = (found.group(place) for place in places)
     number = int(month) if month.isdigit() else 1 + [m[:3] for m in MONTHS].index(month[:3])
-    return f"{year}x{number:02}x{int(day):02}"  # one word, which nothing else is
+    return f"{number:02}x{int(day):02} {found['year'] or ''}"  # a word that nothing else is
 
 
 def _with_digits(said: list[str]) -> Iterator[str]:
     at = 0
     while at < len(said):
-        number = None if said[at] == "one" else NUMBERS.get(said[at])  # "one of them" is no 1
-        following = NUMBERS.get(said[at + 1], 0) if at + 1 < len(said) else 0
-        if number is not None and number >= 20 and 0 < following < 10:
-            number, at = number + following, at + 1
-        yield said[at] if number is None else str(number)
+        is_negative = said[at] == "minus"
+        number, behind = _number_at(said, at + is_negative)
+        if number is None or said[at:behind] == ["one"]:  # "one of them" is no 1
+            yield said[at]
+            at += 1
+        else:
+            yield f"minus{number}" if is_negative else number
+            at = behind
+
+
+def _number_at(said: Sequence[str], start: int) -> tuple[str | None, int]:
+    """The number that begins at a word, in digits, words or both, and where it ends."""
+    at = start
+    total, part, scale = Decimal(0), None, None
+    while at < len(said):
+        word, unit = said[at], NUMBERS.get(said[at])
+        if at == start and _DIGITS.fullmatch(word):
+            part = Decimal(word.replace("point", "."))
+        elif unit is not None and _goes_on(part, unit):
+            part = (part or 0) + Decimal(unit)
+        elif word == HUNDRED and (part is None or 0 < part < 100):
+            part = (1 if part is None else part) * Decimal(100)
+        elif word in SCALES and (at == start or part) and (scale is None or SCALES[word] < scale):
+            scale = SCALES[word]
+            total, part = total + (1 if part is None else part) * scale, Decimal(0)
+        elif word != "and" or not _joins(said, at):
+            break
         at += 1
+    if at == start or (at == start + 1 and said[start].isdigit()):
+        return (None if at == start else said[start]), at  # 007 is no 7
+    return f"{(total + (part or 0)).normalize():f}".replace(".", "point"), at
+
+
+def _goes_on(part: Decimal | None, unit: int) -> bool:
+    """Whether a number in words goes on with a smaller one: twenty four, two hundred five."""
+    if not part:
+        return part is None or unit > 0
+    if part % 100 == 0:
+        return 0 < unit < 100
+    return part % 10 == 0 and part % 100 > 10 and 0 < unit < 10
+
+
+def _joins(said: Sequence[str], at: int) -> bool:
+    """Whether the "and" there stands in a number: two hundred and five."""
+    return at + 1 < len(said) and said[at - 1] in SCALES and NUMBERS.get(said[at + 1], 0) > 0
 
 
 def is_exact(text: str, answers: Iterable[str]) -> bool:
@@ -101,29 +192,65 @@ def is_exact(text: str, answers: Iterable[str]) -> bool:
 def contains(text: str, answers: Iterable[str]) -> bool:
     """Whether an accepted answer stands in the text on word boundaries, after normalising.
 
-    An answer without any word in it (punctuation only) is contained in nothing.
+    An answer without any word in it (punctuation only) is contained in nothing, and one of which
+    nearly every text has all words only with its article, or where nothing else is said.
     """
-    said = [f" {form} " for form in forms(text)]
+    said = forms(text)
     return any(
-        wanted and f" {wanted} " in form
+        _stands_in(text, answer) or is_exact(text, [answer])
+        if _is_common(answer)
+        else any(map(_has, said, forms(answer)))
         for answer in answers
-        for form, wanted in zip(said, forms(answer), strict=True)
     )
+
+
+def _has(said: str, wanted: str) -> bool:
+    return bool(wanted) and f" {wanted} " in f" {said} "
+
+
+def _is_common(answer: str) -> bool:
+    return FUNCTION_WORDS.issuperset(forms(answer)[0].split())
+
+
+def _stands_in(text: str, answer: str) -> bool:
+    """Whether an answer of several common words stands in the text, each article in its place."""
+    wanted = words(answer)
+    is_something = len(wanted) > 1 and not ARTICLES.issuperset(wanted)
+    return is_something and _has(" ".join(words(text)), " ".join(wanted))
 
 
 def is_settled(text: str, answers: Iterable[str]) -> bool:
     """Whether an unfinished text contains an accepted answer however it goes on.
 
-    Its last word could still become a longer one, so only what stands before it counts.
+    Its last word could still become a longer one, and a number a larger one, so only what stands
+    before them counts.
     """
     whole = re.match(r".*\s", text, re.DOTALL)
     if whole is None:
         return False
-    said = whole.group().rstrip()
-    last = said.rpartition(" ")[2].casefold()
-    if last in _TENS:  # "twenty" may become "twenty four"
-        said = said[: -len(last)]
-    return contains(said, answers)
+    done = whole.group().split()
+    said = normalised(" ".join(done))
+    while done and _may_go_on(done):  # "twenty" may become "twenty four", and "5" "5 million"
+        done.pop()
+    spelt = forms(" ".join(done))[1]
+    return any(
+        _stands_in(" ".join(done), answer)
+        if _is_common(answer)
+        else _has(said, wanted) or _has(spelt, wanted_spelt)
+        for answer in answers
+        for wanted, wanted_spelt in [forms(answer)]
+    )
+
+
+def _may_go_on(said: Sequence[str]) -> bool:
+    """Whether what comes next may make one number, or one date, of the last word and others."""
+    *_, before, last = "", "", *words(" ".join(said[-2:]))
+    if last == "of":
+        return before[:1].isdigit()
+    if last == "and":
+        return before in SCALES
+    is_number = last in NUMBERS or last in SCALES or last == "minus" or last[:1].isdigit()
+    return is_number or last[:3] in {month[:3] for month in MONTHS}
 
 
 def rouge1_recall(text: str, answer: str) -> float:
