@@ -7,6 +7,7 @@ import pytest
 import yaml
 
 from adapters.errors import SuiteError
+from adapters.gate import REFUSAL
 from adapters.suites import read_prompts, read_relations, read_suite
 
 CONFIGS = Path(__file__).parents[2] / "configs"
@@ -25,8 +26,8 @@ def test_the_shipped_suites_can_be_read_and_are_large_enough() -> None:
 def test_what_the_shipped_suite_calls_a_relation_is_one() -> None:
     suite = read_suite(CONFIGS / "suites" / "general.yaml")
     named = {probe.relation for probe in suite.probes} - {None}
-    assert "capital_of" in named
-    assert named <= set(read_relations(CONFIGS / "relations.yaml"))
+    assert {"capital_of", REFUSAL} <= named
+    assert named - {REFUSAL} <= set(read_relations(CONFIGS / "relations.yaml"))
 
 
 def test_nothing_that_is_measured_is_trained_on() -> None:
