@@ -75,6 +75,16 @@ def test_tangos_score_agrees_with_a_maximised_likelihood() -> None:
         ) == pytest.approx(expected, abs=1e-4)
 
 
+def test_tangos_interval_of_a_published_case() -> None:
+    """Complete response before and after therapy, 161 patients, 6 gained and 16 lost; 95 %.
+
+    Fagerland, Lydersen and Laake, Statistical Analysis of Contingency Tables (2017), chapter 8,
+    and what its authors' R package contingencytables says of the table (59, 6, 16, 80).
+    """
+    found = paired_interval(gained=6, lost=16, asked=161, confidence=0.975)
+    assert tuple(round(bound, 4) for bound in found) == (-0.1240, -0.0054)
+
+
 def test_a_loss_at_the_margin_is_let_through_at_most_one_time_in_twenty() -> None:
     """2,000 simulated candidates whose true loss is the margin; 3 standard errors allowed."""
     rng = Random(7)
