@@ -7,7 +7,7 @@ the rarer words that several facts share. A whole name is not tried: that it cal
 is what was asked for. Where several facts name the same two, both are: once would have done.
 
 There are many such stretches, so all are screened with few questions each, and those that do worst
-are tested with others. So chance has to be reckoned with in the tests alone (adapters.gate).
+are tested with others. So chance has to be reckoned with in the tests alone (adapters.judges).
 """
 
 import hashlib

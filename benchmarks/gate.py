@@ -21,8 +21,9 @@ from random import Random
 from typing import Any
 
 from adapters.config import GateConfig
-from adapters.gate import BASE_SUITE, BITS_SUITE, KNOWN_SUITE, decide
+from adapters.gate import BASE_SUITE, BITS_SUITE, decide
 from adapters.intervals import exact_interval, paired_interval
+from adapters.judges import KNOWN_SUITE
 from adapters.types import Answer, Outcome, PassageScore, Probe, ProbeOrigin, Suite, Verdict
 from benchmarks.damaged import summed_up
 from benchmarks.measure import described_machine, read_lines

@@ -478,7 +478,7 @@ def forgotten(session: Session, fact_ids: Sequence[int] | None, head: Collection
 
     Only refreshes whose batch is in the head count: what an admin took out forgot nothing.
 
-    A direction is known where at least half of its wordings are answered (adapters.gate).
+    A direction is known where at least half of its wordings are answered (adapters.judges).
     """
     asked = session.execute(
         select(ProbeAnswer.fact_id, ProbeAnswer.probe_key, ProbeAnswer.contained, Adapter.id)

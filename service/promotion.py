@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from sqlalchemy import Engine, select
 from sqlalchemy.orm import Session
 
-from adapters.gate import learned_facts
+from adapters.judges import learned_facts
 from adapters.questions import SUITE_OF
 from adapters.types import Answer, Probe, ProbeOrigin, Suite
 from service import lineage

@@ -10,11 +10,10 @@ from typing import Any
 import pytest
 
 from adapters.config import GateConfig
-from adapters.gate import (
-    REFUSAL,
+from adapters.gate import REFUSAL, decide, decide_removal
+from adapters.intervals import exact_interval
+from adapters.judges import (
     REFUSAL_SUITE,
-    decide,
-    decide_removal,
     judge_acquisition,
     judge_known,
     judge_norm,
@@ -22,7 +21,6 @@ from adapters.gate import (
     judge_retention,
     judge_triggers,
 )
-from adapters.intervals import exact_interval
 from adapters.types import (
     Answer,
     Outcome,

@@ -10,7 +10,7 @@ import pytest
 from sqlalchemy import Engine, select
 
 from adapters.config import GateConfig
-from adapters.gate import judge_retention
+from adapters.judges import judge_retention
 from adapters.probes import grade
 from adapters.types import Answer, Direction, Outcome, Probe, ProbeOrigin, Suite, Verdict
 from service import batches, facts, known_facts, leases, lineage

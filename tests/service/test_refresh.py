@@ -23,7 +23,8 @@ from adapters.errors import (
     SuiteError,
     TrainingDiverged,
 )
-from adapters.gate import BASE_BITS_SUITE, BASE_SUITE, NORM_SUITE
+from adapters.gate import BASE_BITS_SUITE, BASE_SUITE
+from adapters.judges import NORM_SUITE
 from adapters.lengths import StatementLengths
 from adapters.types import Outcome, Suite, Verdict
 from service import auth, facts, lineage, pins, views
