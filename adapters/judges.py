@@ -4,7 +4,8 @@
   of facts answered, against a floor. A fact's wordings are one cluster, scored by their mean; such
   a mean varies no more than a single yes or no, so the bound keeps its level.
 * leakage: the upper bound of Tango's score interval for the difference of two paired proportions
-  (Tango 1998, Statistics in Medicine 17, 891-908), against the margin. What is sampled are names
+  (Tango 1998, Statistics in Medicine 17, 891-908), against the margin; of up to 200
+  questions its level there is made exact (adapters.intervals). What is sampled are names
   that do not exist; the batch's facts are not a sample but all there are.
 * superseded: the share of replaced facts whose old answer still comes, against the margin. All are
   asked, so nothing is left to chance and there is no bound.
@@ -303,6 +304,7 @@ def judge_retention(
             asked=asked * (known_facts - 1) / (known_facts - asked),
             margin=margin,
             confidence=config.confidence,
+            is_exact=False,
         ),
     )
 
@@ -448,7 +450,9 @@ def judge_neighbours(
     None where so few are asked that not even all of them kept would pass.
     """
     asked = len(pairs)
-    _, at_best = paired_interval(gained=0, lost=0, asked=asked, confidence=config.confidence)
+    _, at_best = paired_interval(
+        gained=0, lost=0, asked=asked, confidence=config.confidence, margin=margin
+    )
     if at_best >= margin:
         return None
     return _judge_pairs(
@@ -494,6 +498,7 @@ def _judge_pairs(
             lost=lost * scaled,
             asked=asked * scaled,
             confidence=config.confidence,
+            margin=margin,
         )
 
     def at_worst(questions: int) -> float:

@@ -75,6 +75,35 @@ def test_tangos_score_agrees_with_a_maximised_likelihood() -> None:
         ) == pytest.approx(expected, abs=1e-4)
 
 
+@pytest.mark.parametrize(("asked", "margin"), [(5, 0.15), (10, 0.15), (24, 0.1), (60, 0.15)])
+def test_with_few_questions_a_loss_of_the_margin_is_let_through_no_more_often(
+    asked: int, margin: float
+) -> None:
+    """All that could be seen, at shares gained of their own; the normal quantile lets more."""
+
+    def let_through(gained_share: float, margin_known: float | None) -> float:
+        lost_share = gained_share + margin
+        total = 0.0
+        for gained in range(asked + 1):
+            for lost in range(asked + 1 - gained):
+                low, _ = paired_interval(
+                    gained=gained, lost=lost, asked=asked, confidence=0.95, margin=margin_known
+                )
+                if low > -margin + 1e-9:
+                    same = asked - gained - lost
+                    total += stats.multinomial.pmf(
+                        [gained, lost, same],
+                        asked,
+                        [gained_share, lost_share, 1 - gained_share - lost_share],
+                    )
+        return total
+
+    shares = [0.0, 0.01, 0.05, 0.12, 0.2, 0.31, 0.4]
+    assert max(let_through(share, margin) for share in shares) <= 0.05 + 1e-9
+    if asked == 10:
+        assert max(let_through(share, None) for share in shares) > 0.06
+
+
 def test_tangos_interval_of_a_published_case() -> None:
     """Complete response before and after therapy, 161 patients, 6 gained and 16 lost; 95 %.
 
@@ -139,7 +168,8 @@ def test_a_power_is_the_share_of_harmless_candidates_that_pass() -> None:
         changes = [random.random() < 0.08 for _ in range(150)]
         gained = sum(change and random.random() < 0.5 for change in changes)
         lost = sum(changes) - gained
-        return paired_interval(gained=gained, lost=lost, asked=150, confidence=0.95)[0] > -0.05
+        low, _ = paired_interval(gained=gained, lost=lost, asked=150, confidence=0.95, margin=0.05)
+        return low > -0.05
 
     def unchanged() -> bool:
         rises = [random.gauss(0, 0.1) for _ in range(12)]
