@@ -99,7 +99,7 @@ def restore(settings: Settings, source: Path) -> Backup:
         raise ArtefactError(f"{source} is no backup, but of the kind {manifest['kind']!r}.")
     verify(source, digest=str(manifest["digest"]))
     places = Places(settings.state_dir)
-    settings.state_dir.mkdir(parents=True, exist_ok=True)
+    settings.state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
     held = [
         path.name
         for path in (*(settings.state_dir / name for name in SECRETS), places.base, places.adapters)

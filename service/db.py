@@ -184,7 +184,7 @@ def upgrade(url: str) -> None:
     """Create the database or bring it to the newest schema (`alembic upgrade head`)."""
     database = make_url(url).database
     if make_url(url).get_backend_name() == "sqlite" and database:
-        Path(database).parent.mkdir(parents=True, exist_ok=True)
+        Path(database).parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     command.upgrade(alembic_config(url), "head")
 
 

@@ -31,7 +31,7 @@ def initialise(settings: Settings) -> Initialised:
     Raises ModelSourceError when the base cannot be had or is damaged, Conflict when the state
     directory already belongs to another base.
     """
-    settings.state_dir.mkdir(parents=True, exist_ok=True)
+    settings.state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
     upgrade(settings.url)
     auth.make_pepper(settings.state_dir)
     folder = Places(settings.state_dir).base

@@ -66,7 +66,8 @@ def test_a_restore_is_the_service_of_the_backup_and_says_the_same(
         here, there = (place.state_dir / name for place in (settings, other.settings))
         assert here.read_bytes() == there.read_bytes()
         assert stat.S_IMODE(there.stat().st_mode) == 0o600
-    assert stat.S_IMODE((tmp_path / "backup").stat().st_mode) == 0o700
+    for folder in (tmp_path / "backup", other.settings.state_dir):
+        assert stat.S_IMODE(folder.stat().st_mode) == 0o700
     other.push("Mira Zun leads the Bregal choir.")
     assert other.refresh() is not None  # and it goes on
 

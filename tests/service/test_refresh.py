@@ -2,6 +2,7 @@
 
 import math
 import shutil
+import stat
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -363,6 +364,11 @@ def test_initialising_twice_changes_nothing(make_world: Callable[..., Any]) -> N
     before = world.head()
     assert not initialise(settings).was_converted
     assert world.head() == before
+
+
+def test_what_is_kept_is_for_its_owner_alone(make_world: Callable[..., Any]) -> None:
+    settings, _ = make_world()
+    assert stat.S_IMODE(settings.state_dir.stat().st_mode) == 0o700
 
 
 def test_a_refresh_of_a_measured_base_finds_what_it_needs_of_it(
