@@ -22,7 +22,7 @@ def table_of(rows: Sequence[Any], columns: Sequence[str], *, title: str) -> Tabl
     """A list of views, or of whatever has these fields, as a table of them."""
     table = Table(title=title, title_justify="left")
     for column in columns:  # an id is there to be typed: it is never cut off
-        table.add_column(column.replace("_", " "), no_wrap=column == "id")
+        table.add_column(column.replace("_", " "), no_wrap=column == "id", overflow="fold")
     for row in rows:
         table.add_row(*(cell(getattr(row, column)) for column in columns))
     return table
@@ -32,7 +32,7 @@ def details_of(view: BaseModel | Mapping[str, Any], *, leave_out: Iterable[str] 
     """One view, or what has names, a field a line."""
     table = Table(show_header=False, box=None)
     table.add_column(style="bold")
-    table.add_column()
+    table.add_column(overflow="fold")
     fields = view if isinstance(view, Mapping) else dict(view)
     for name, value in fields.items():
         if name not in leave_out:

@@ -1,5 +1,6 @@
 """The command line: what it prints, and one sentence and an exit code when it refuses."""
 
+import io
 import json
 import subprocess
 import sys
@@ -7,9 +8,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from rich.console import Console
 from sqlalchemy import Engine
 
 from service import cli
@@ -17,6 +20,7 @@ from service.db import writing
 from service.facts import FactState
 from service.models import FactRow, MembershipOutcome
 from service.schemas import MAX_ID
+from service.tables import table_of
 
 
 @dataclass(frozen=True)
@@ -325,3 +329,17 @@ def test_the_ways_back_as_they_are_typed(
     forced = run("rollback", "2", "--force", "--reason", "at once")
     assert "Nobody looked first at what the head says without them: forced." in forced.out
     assert 2 not in world.head().recipe.adapter_ids
+
+
+def test_a_narrow_terminal_cuts_nothing_off() -> None:
+    scopes = "ingest,read,admin,metrics,something-that-is-long"
+    rows = [
+        SimpleNamespace(id="7f3a9c01d2e4b586", source="a-source-with-a-long-name", scopes=scopes)
+    ]
+    console = Console(width=40, record=True, file=io.StringIO())
+    console.print(table_of(rows, ("id", "source", "scopes"), title="keys"))
+    shown = console.export_text()
+    assert "…" not in shown
+    assert rows[0].id in shown
+    letters = "".join(line[line.rfind("│", 0, -2) :] for line in shown.splitlines() if "│" in line)
+    assert "".join(filter(str.isalpha, letters)) == "".join(filter(str.isalpha, scopes))
