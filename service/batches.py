@@ -23,6 +23,7 @@ from service.facts import (
     let_begun_stand,
     release_batches,
 )
+from service.facts import hold as hold_for_admin
 from service.known_facts import (
     IN_HEAD,
     ambiguous,
@@ -178,6 +179,7 @@ def claim_again(
         replay_at_most=replay_at_most,
         retain_at_most=retain_at_most,
         symmetric=symmetric,
+        is_again=True,
         now=now,
     )
 
@@ -192,9 +194,23 @@ def _begin(
     retain_at_most: int,
     symmetric: Collection[str],
     is_part: bool = False,
+    is_again: bool = False,
     now: datetime,
-) -> ClaimedBatch:
-    """A refresh of these facts on a release, and which facts of the release are asked with them."""
+) -> ClaimedBatch | None:
+    """A refresh of these facts on a release, and which facts of the release are asked with them.
+
+    Those that contradict what the release has learned are held for an admin, unless they are in it
+    themselves and learned `is_again`; None where no other is left.
+    """
+    held = release_batches(session, trained_on)
+    learned = in_head_by_batch(session, [MembershipOutcome.LEARNED], held=held, now=now)
+    known = [row for group in learned for row in group]
+    if not is_again:
+        unsettled = contradictions_of_known(rows, known)
+        hold_for_admin(session, unsettled)
+        rows = [row for row in rows if row.id not in unsettled]
+        if not rows:
+            return None
     refresh = Refresh(
         started_at=now,
         lease_token=hold.token,
@@ -215,13 +231,10 @@ def _begin(
     reject_some(session, refresh.id, refused, now=now)
     rows = [row for row in rows if row.id not in refused]
     ids = {row.id for row in rows}
-    held = release_batches(session, trained_on)
     replayed = draw_replayed(
         session, at_most=replay_at_most, seed=trained_on, without=ids, held=held, now=now
     )
     session.add_all(Replay(batch_id=batch.id, fact_id=row.id) for row in replayed)
-    learned = in_head_by_batch(session, [MembershipOutcome.LEARNED], held=held, now=now)
-    known = [row for group in learned for row in group]
     retained = draw_in_proportion(learned, at_most=retain_at_most, seed=("retention", trained_on))
     lost = forgotten(session, None, held) - {row.id for row in retained}
     lost_rows = [row for row in known if row.id in lost]
@@ -257,24 +270,59 @@ def contradictions(rows: Sequence[FactRow]) -> dict[int, str]:
     one says that there is only one answer. Those of one source replaced each other when they came.
     """
     reasons: dict[int, str] = {}
+    for some in _by_what_they_are_about(rows).values():
+        for one, other in combinations(some, 2):
+            if _can_both_be(one, other):
+                continue
+            for row, against in ((one, other), (other, one)):
+                reasons.setdefault(
+                    row.id,
+                    f"It contradicts fact {against.id} of {against.source}: "
+                    f"{_difference(row, against)}. Settle which, and send that one again under a "
+                    "new external id.",
+                )
+    return reasons
+
+
+def contradictions_of_known(rows: Sequence[FactRow], known: Sequence[FactRow]) -> dict[int, str]:
+    """Facts that cannot be true beside one that was learned, and that no admin approved: reasons.
+
+    What replaced a fact of its own source does not contradict it.
+    """
+    learned = _by_what_they_are_about(known)
+    reasons: dict[int, str] = {}
+    for about, some in _by_what_they_are_about(rows).items():
+        for row in some:
+            for other in learned.get(about, ()):
+                if row.approved_at is None and not _can_both_be(row, other):
+                    reasons[row.id] = (
+                        f"it contradicts fact {other.id} of {other.source}, which was learned "
+                        f"(retract that one if it is wrong): {_difference(row, other)}"
+                    )
+    return reasons
+
+
+def _by_what_they_are_about(
+    rows: Sequence[FactRow],
+) -> dict[tuple[str, str, str], list[FactRow]]:
     about: dict[tuple[str, str, str], list[FactRow]] = {}
     for row in rows:
         if row.subject and row.relation and row.object:
             key = (plain_name(row.subject), row.relation, canonical(row.qualifiers))
             about.setdefault(key, []).append(row)
-    for some in about.values():
-        for one, other in combinations(some, 2):
-            is_same = plain_name(str(one.object)) == plain_name(str(other.object))
-            if is_same or not (one.functional or other.functional):
-                continue
-            for row, against in ((one, other), (other, one)):
-                reasons.setdefault(
-                    row.id,
-                    f"It contradicts fact {against.id} of {against.source}: {row.relation} of "
-                    f"{row.subject} is {row.object} here and {against.object} there, and only one "
-                    "can be. Settle which, and send that one again under a new external id.",
-                )
-    return reasons
+    return about
+
+
+def _can_both_be(one: FactRow, other: FactRow) -> bool:
+    is_same = plain_name(str(one.object)) == plain_name(str(other.object))
+    return is_same or not (one.functional or other.functional)
+
+
+def _difference(row: FactRow, other: FactRow) -> str:
+    return (
+        f"{row.relation} of {row.subject} is {row.object} here and {other.object} there, and only "
+        "one can be"
+    )
 
 
 def _replaced(

@@ -35,6 +35,7 @@ from service.traces import ERASED, NEVER_TEXT, Traces, blanked, overwriter, stri
 HOLDS_TEXT = {
     "deliveries": ("error",),
     "erasures": ("reason",),
+    "facts": ("held_reason",),  # of others: it may quote a fact; their own go with their rows
     "head_moves": ("reason", "report"),
     "left_out": ("reason",),
     "memberships": ("reason",),
@@ -182,7 +183,8 @@ def changes_without(session: Session, fact_ids: Sequence[int], traces: Traces) -
         for row in session.execute(select(*columns).execution_options(yield_per=1000)).mappings():
             is_about = bool(about) and row["fact_id"] in gone
             is_about |= kind is ProbeAnswer and row["probe_key"].startswith(asked_of)
-            is_about |= kind in (Membership, LeftOut) and bool(named.search(row["reason"] or ""))
+            if kind in (Membership, LeftOut, FactRow):
+                is_about |= bool(named.search(row[names[0]] or ""))
             new = {
                 name: blanked(row[name]) if is_about else _without(row[name], gone, overwritten)
                 for name in names

@@ -7,13 +7,13 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
-from sqlalchemy import Engine, select
+from sqlalchemy import Engine, func, select
 
 from adapters.config import GateConfig
 from adapters.judges import judge_retention
 from adapters.probes import grade
 from adapters.types import Answer, Direction, Outcome, Probe, ProbeOrigin, Suite, Verdict
-from service import batches, facts, known_facts, leases, lineage
+from service import batches, facts, known_facts, leases, lineage, views
 from service.batches import ClaimedBatch
 from service.db import reading, writing
 from service.facts import FactState
@@ -543,6 +543,55 @@ def test_facts_that_contradict_each_other_are_refused_and_named(
     assert "Mira Zun here and Ole Frant there" in str(reasons[one])
     assert f"contradicts fact {one} of newsroom" in str(reasons[other])
     assert reasons[innocent] is None
+
+
+def test_what_contradicts_a_learned_fact_of_another_source_waits_for_an_admin(
+    engine: Engine,
+    store: Callable[..., list[int]],
+    promote: Callable[..., int],
+    claim: Callable[..., ClaimedBatch | None],
+    now: datetime,
+) -> None:
+    def claimed() -> set[int]:
+        with writing(engine) as session:
+            lease = leases.acquire(session, leases.REFRESH, owner="x", now=now, lease_s=60)
+        batch = claim(lease)
+        with writing(engine) as session:
+            leases.release(session, lease, now=now)
+        return set() if batch is None else {int(fact.key) for fact in batch.facts}
+
+    [learned] = store(leads("Mira Zun"), source="newsroom")
+    promote()
+    [other] = store(leads("Ole Frant", subject="the bregal  choir"), source="archive")
+    assert claimed() == set()  # and no refresh has begun
+    assert states(engine, [other]) == [FactState.HELD]
+    with reading(engine) as session:
+        assert session.scalar(select(func.count()).select_from(Refresh)) == 1
+        (item,) = views.facts_to_review(session, now=now).items
+    assert f"it contradicts fact {learned} of newsroom, which was learned" in item.why
+    [same] = store(leads("mira zun"), source="archive")
+    [innocent] = store("Lake Ux lies in Ardun.")
+    assert claimed() == {same, innocent}
+    with writing(engine) as session:
+        facts.approve(session, other, by="admin", now=now)
+    assert other in claimed()
+
+
+def test_what_replaces_a_learned_fact_of_its_own_source_does_not_wait(
+    store: Callable[..., list[int]],
+    promote: Callable[..., int],
+    claim: Callable[..., ClaimedBatch | None],
+    engine: Engine,
+    now: datetime,
+) -> None:
+    store(leads("Mira Zun"), source="newsroom")
+    promote()
+    [newer] = store(leads("Ole Frant"), source="newsroom")
+    with writing(engine) as session:
+        lease = leases.acquire(session, leases.REFRESH, owner="x", now=now, lease_s=60)
+    batch = claim(lease)
+    assert batch is not None
+    assert [int(fact.key) for fact in batch.facts] == [newer]
 
 
 @pytest.mark.parametrize(

@@ -406,13 +406,29 @@ def test_every_column_of_text_is_known_to_hold_what_facts_said_or_not() -> None:
     }
     of_facts = {  # a fact's own row is emptied whole, but for who sent and approved it
         "external_id", "body_digest", "statement", "subject", "relation", "object", "qualifiers",
-        "provenance", "tags", "probes", "trust", "held_reason",
+        "provenance", "tags", "probes", "trust",
     }  # fmt: skip
     ours["facts"] = {"source", "recorded_by", "approved_by"} | of_facts
     for table in Base.metadata.tables.values():
         texts = {column.name for column in table.columns if isinstance(column.type, String | JSON)}
         known = ours.get(table.name, set()) | set(HOLDS_TEXT.get(table.name, ()))
         assert texts == known, table.name
+
+
+def test_what_another_fact_is_held_for_names_an_erased_one_no_more(
+    make_world: Callable[..., Any],
+) -> None:
+    world = make_world()
+    erased = push(world, RECORD).id
+    other = push(world, {"statement": "Somebody else is.", "external_id": "other"}).id
+    with writing(world.engine) as session:
+        why = f"it contradicts fact {erased} of team: that one says the mayor of Tolmar"
+        facts.hold(session, {other: why})
+    carry_out(world, erased)
+    with reading(world.engine) as session:
+        row = session.get_one(FactRow, other)
+        assert "Tolmar" not in str(row.held_reason)
+        assert facts.held_of(session, [other]) == [other]
 
 
 def test_a_tombstone_holds_nothing_of_the_fact(make_world: Callable[..., Any]) -> None:
