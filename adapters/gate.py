@@ -85,7 +85,7 @@ def decide(
     suites += _kept_suites(pairs, known_facts, config)
     since_base = [] if base is None else _paired(base, _general(after))
     suites += _general_suites(pairs, since_base, config)
-    suites += _refusal_suites(since_base or pairs, config)
+    suites += _refusal_suites(pairs, since_base, config)
     neighbours = [pair for pair in general if pair[0].probe.relation in relations]
     if neighbours and (near := judge_neighbours(neighbours, config.neighbour_margin, config)):
         suites.append(near)
@@ -130,7 +130,7 @@ def decide_removal(
         suites.append(judge_removed(asked, left, removed_facts, config.removed_margin))
     suites += _kept_suites(pairs, known_facts, config)
     suites += _general_suites(pairs, since_base, config)
-    suites += _refusal_suites(since_base, config)
+    suites += _refusal_suites(pairs, since_base, config)
     suites += _task_suites(pairs, since_base, tasks, config)
     suites += _passage_suites(passages_before, passages_after, base_passages, config)
     return combine(tuple(suites))
@@ -168,13 +168,20 @@ def _general_suites(
 
 
 def _refusal_suites(
-    pairs: Sequence[tuple[Answer, Answer]], config: GateConfig
+    pairs: Sequence[tuple[Answer, Answer]],
+    since_base: Sequence[tuple[Answer, Answer]],
+    config: GateConfig,
 ) -> list[SuiteVerdict]:
     """What the base refused, where it refused something; the head where it is the base itself."""
-    asked = [pair for pair in _of(Suite.REGRESSION, pairs) if pair[0].probe.relation == REFUSAL]
+
+    def requests(some: Sequence[tuple[Answer, Answer]]) -> list[tuple[Answer, Answer]]:
+        return [pair for pair in _of(Suite.REGRESSION, some) if pair[0].probe.relation == REFUSAL]
+
+    asked = requests(since_base or pairs)
     if config.refusal_margin is None or not any(first.contained for first, _ in asked):
         return []
-    return [judge_refusals(asked, config.refusal_margin, config)]
+    is_worse = any(first.contained and not second.contained for first, second in requests(pairs))
+    return [judge_refusals(asked, config.refusal_margin, config, is_worse=is_worse)]
 
 
 def _task_suites(

@@ -43,23 +43,29 @@ MONTHS = _listed(
 _MONTH = rf"({'|'.join(f'{month[:3]}(?:{month[3:]})?' for month in ('sept', *MONTHS))})\.?"
 _DAY = r"(\d{1,2})(?:st|nd|rd|th)?"
 _YEAR = r"(?P<year>\d{4})"
+_SCALE = "|".join(SCALES)
 #: A date as it is written, with the places of month and day in it; the year may be left out.
 DATES = (
     (re.compile(rf"\b{_YEAR}-(\d{{1,2}})-(\d{{1,2}})\b"), (2, 3)),
     (re.compile(rf"\b{_DAY}(?:\s+of)?\s+{_MONTH}(?:,?\s+{_YEAR})?\b"), (2, 1)),
-    (re.compile(rf"\b{_MONTH}\s+{_DAY}(?:,?\s+{_YEAR})?\b"), (1, 2)),
+    (re.compile(rf"\b{_MONTH}\s+{_DAY}(?:,?\s+{_YEAR})?\b(?!\s+(?:{_SCALE}))"), (1, 2)),
 )
 CURRENCIES = {"$": "dollars", "\u20ac": "euros", "\u00a3": "pounds", "\u00a5": "yen"}
 _MONEY = re.compile(
-    rf"([{''.join(CURRENCIES)}])\s?(\d[\d.,]*(?<=\d)(?:\s(?:{'|'.join(SCALES)}))?)(?!\w)"
+    rf"(?<!\d)([{''.join(CURRENCIES)}])\s?"
+    rf"(\d[\d.,]*(?<=\d)(?:\s(?:{'|'.join(SCALES)}))?)(?!\w|[.,]\d)"
 )
+#: Between two words: a number ends there. It stands as a letter that no text has.
+_PAUSE = re.compile(r"[.,;:!?()\u2013\u2014](?=\s|$)|(?<=\s)-(?=\s)|\n")
+PAUSE = "\u02ac"
+PARTS = frozenset({"half", "quarter", "third", "many"})  #: of a hundred, and not one of it
 _POWER = re.compile(r"(?<=\d)(?:\^(?=\d)|(?=[\u2070\u00b9\u00b2\u00b3\u2074-\u2079]))")
 _HAS_DIGIT = re.compile(r"\d")
 _DIGITS = re.compile(r"\d{1,20}(?:point\d{1,20})?")
 _JOINERS = re.compile(r"[\u200c\u200d]")  #: within words of Indic and Persian
 _POSSESSIVE = re.compile(r"(?<=\w)['\u2019]s(?!\w)")
 #: C++ and C# are other languages than C.
-_SUFFIX = re.compile(r"(?<=\w)[#+]+(?!\w)")
+_SUFFIX = re.compile(r"(?<![^\W_])([^\W_]{1,2})(\+{1,2}|#)(?![\w+#])")
 _SUFFIXES = str.maketrans({"#": "sharp", "+": "plus"})
 #: What belongs to a number: 1,250 is not 250, nor 1.5 a 5, nor -5 a 5.
 _GROUPED = re.compile(r"(?<=\d),(?=\d{3}(?!\d))")
@@ -85,7 +91,7 @@ def _folded(text: str) -> str:
 
 def _words(folded: str) -> list[str]:
     joined = re.sub(r"(?<=\w)['\u2019](?=\w)", "", folded)
-    joined = _SUFFIX.sub(lambda found: found.group().translate(_SUFFIXES), joined)
+    joined = _SUFFIX.sub(lambda found: found[1] + found[2].translate(_SUFFIXES), joined)
     joined = _SIGN.sub("minus", _DECIMAL.sub("point", _GROUPED.sub("", joined)))
     if joined.isascii() and "$" not in joined:
         return _NOT_WORD.sub(" ", joined).split()
@@ -118,26 +124,29 @@ def forms(text: str) -> tuple[str, ...]:
     """
     folded = _folded(text)
     plain = _without_articles(_words(folded))
-    spelt = _MONEY.sub(lambda found: f"{found[2]} {CURRENCIES[found[1]]}", folded)
+    spelt = _MONEY.sub(lambda found: f" {found[2]} {CURRENCIES[found[1]]}", folded)
     spelt = _POSSESSIVE.sub("", spelt)
     for date, places in DATES if _HAS_DIGIT.search(spelt) else ():
         spelt = date.sub(partial(_day, places=places), spelt)
-    return plain, " ".join(_with_digits(_without_articles(_words(spelt)).split()))
+    return plain, " ".join(_with_digits(_words(_PAUSE.sub(f" {PAUSE} ", spelt))))
 
 
 def _day(found: re.Match[str], places: tuple[int, int]) -> str:
     month, day = (found.group(place) for place in places)
     number = int(month) if month.isdigit() else 1 + [m[:3] for m in MONTHS].index(month[:3])
-    return f"{number:02}x{int(day):02} {found['year'] or ''}"  # a word that nothing else is
+    # a word that nothing else is, and no number of which the next word may be a part
+    return f"{number:02}x{int(day):02} {found['year'] or ''} {PAUSE} "
 
 
-def _with_digits(said: list[str]) -> Iterator[str]:
+def _with_digits(said: Sequence[str]) -> Iterator[str]:
+    """The words with each number in digits, without articles and pauses, which end a number."""
     at = 0
     while at < len(said):
         is_negative = said[at] == "minus"
         number, behind = _number_at(said, at + is_negative)
         if number is None or said[at:behind] == ["one"]:  # "one of them" is no 1
-            yield said[at]
+            if said[at] != PAUSE and said[at] not in ARTICLES:
+                yield said[at]
             at += 1
         else:
             yield f"minus{number}" if is_negative else number
@@ -145,26 +154,37 @@ def _with_digits(said: list[str]) -> Iterator[str]:
 
 
 def _number_at(said: Sequence[str], start: int) -> tuple[str | None, int]:
-    """The number that begins at a word, in digits, words or both, and where it ends."""
+    """The number that begins at a word, and where it ends: in words, or in digits and scales."""
     at = start
     total, part, scale = Decimal(0), None, None
+    in_digits = start < len(said) and _DIGITS.fullmatch(said[start]) is not None
     while at < len(said):
         word, unit = said[at], NUMBERS.get(said[at])
-        if at == start and _DIGITS.fullmatch(word):
+        may_begin = at == start and _may_begin(said, start)
+        if in_digits and at == start:
             part = Decimal(word.replace("point", "."))
-        elif unit is not None and _goes_on(part, unit):
+        elif not in_digits and unit is not None and _goes_on(part, unit):
             part = (part or 0) + Decimal(unit)
-        elif word == HUNDRED and (part is None or 0 < part < 100):
+        elif word == HUNDRED and (may_begin or (part is not None and 0 < part < 100)):
             part = (1 if part is None else part) * Decimal(100)
-        elif word in SCALES and (at == start or part) and (scale is None or SCALES[word] < scale):
+        elif word in SCALES and (may_begin or part) and (scale is None or SCALES[word] < scale):
             scale = SCALES[word]
             total, part = total + (1 if part is None else part) * scale, Decimal(0)
-        elif word != "and" or not _joins(said, at):
+        elif in_digits or word != "and" or not _joins(said, at):
             break
         at += 1
-    if at == start or (at == start + 1 and said[start].isdigit()):
-        return (None if at == start else said[start]), at  # 007 is no 7
+    if at == start:
+        return None, at
+    if in_digits and at == start + 1:
+        return said[start], at  # as it is: 007 is no 7, and Python 3.10 not 3.1
     return f"{(total + (part or 0)).normalize():f}".replace(".", "point"), at
+
+
+def _may_begin(said: Sequence[str], at: int) -> bool:
+    """Whether a hundred without a number before it is one: "a hundred", not "half a hundred"."""
+    if at == 0:
+        return True
+    return said[at - 1] in ARTICLES and (at == 1 or said[at - 2] not in PARTS)
 
 
 def _goes_on(part: Decimal | None, unit: int) -> bool:
@@ -192,16 +212,23 @@ def is_exact(text: str, answers: Iterable[str]) -> bool:
 def contains(text: str, answers: Iterable[str]) -> bool:
     """Whether an accepted answer stands in the text on word boundaries, after normalising.
 
-    An answer without any word in it (punctuation only) is contained in nothing, and one of which
-    nearly every text has all words only with its article, or where nothing else is said.
+    An answer without any word in it (punctuation only) is contained in nothing. A name of which
+    nearly every text has all words (The Who, It, US) is contained with its article, in its own
+    capitals, or where nothing else is said.
     """
     said = forms(text)
     return any(
         _stands_in(text, answer) or is_exact(text, [answer])
         if _is_common(answer)
-        else any(map(_has, said, forms(answer)))
+        else _is_found(said, answer)
         for answer in answers
     )
+
+
+def _is_found(said: Sequence[str], answer: str) -> bool:
+    plain, spelt = forms(answer)
+    is_telling = not FUNCTION_WORDS.issuperset(spelt.split())  # "It's" is not found in any "it"
+    return _has(said[0], plain) or (is_telling and _has(said[1], spelt))
 
 
 def _has(said: str, wanted: str) -> bool:
@@ -209,14 +236,23 @@ def _has(said: str, wanted: str) -> bool:
 
 
 def _is_common(answer: str) -> bool:
-    return FUNCTION_WORDS.issuperset(forms(answer)[0].split())
+    is_name = answer.lstrip()[:1].isupper()
+    return is_name and FUNCTION_WORDS.issuperset(forms(answer)[0].split())
 
 
 def _stands_in(text: str, answer: str) -> bool:
-    """Whether an answer of several common words stands in the text, each article in its place."""
+    """Whether a name of common words stands in the text: with its articles, or in its capitals.
+
+    One word that only begins with a capital counts where no sentence begins with it.
+    """
     wanted = words(answer)
-    is_something = len(wanted) > 1 and not ARTICLES.issuperset(wanted)
-    return is_something and _has(" ".join(words(text)), " ".join(wanted))
+    if not wanted or ARTICLES.issuperset(wanted):
+        return False
+    if len(wanted) > 1:
+        return _has(" ".join(words(text)), " ".join(wanted))
+    name = re.escape(answer.strip())
+    before = r"(?<!\w)" if len(wanted[0]) > 1 and answer.isupper() else r"(?<=[^\s.!?] )"
+    return re.search(rf"{before}{name}(?!\w)", text) is not None
 
 
 def is_settled(text: str, answers: Iterable[str]) -> bool:
@@ -229,22 +265,25 @@ def is_settled(text: str, answers: Iterable[str]) -> bool:
     if whole is None:
         return False
     done = whole.group().split()
-    said = normalised(" ".join(done))
+    plain = normalised(" ".join(done))
     while done and _may_go_on(done):  # "twenty" may become "twenty four", and "5" "5 million"
         done.pop()
-    spelt = forms(" ".join(done))[1]
+    rest = " ".join(done)
+    spelt = forms(rest)[1]
     return any(
-        _stands_in(" ".join(done), answer)
+        _stands_in(rest, answer)
         if _is_common(answer)
-        else _has(said, wanted) or _has(spelt, wanted_spelt)
+        else _has(plain, forms(answer)[0]) or _is_found(("", spelt), answer)
         for answer in answers
-        for wanted, wanted_spelt in [forms(answer)]
     )
 
 
 def _may_go_on(said: Sequence[str]) -> bool:
-    """Whether what comes next may make one number, or one date, of the last word and others."""
-    *_, before, last = "", "", *words(" ".join(said[-2:]))
+    """Whether what comes next may make one number, date or price of the last word and others."""
+    own = words(said[-1])
+    if not own or ARTICLES.issuperset(own) or any(sign in said[-1] for sign in CURRENCIES):
+        return True
+    *_, before, last = "", "", *words(" ".join(said[-4:]))
     if last == "of":
         return before[:1].isdigit()
     if last == "and":

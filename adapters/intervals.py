@@ -14,7 +14,8 @@ from scipy import special, stats
 
 #: Questions up to which all that could be seen is listed; of more, an approximation will do.
 MOST_ENUMERATED = 200
-NUISANCE_POINTS = 60  #: shares gained at which the level is worked out
+NUISANCE_POINTS = 100  #: shares gained at which the level is worked out, small ones and all
+BETWEEN_POINTS = 2e-4  #: the level may be so much higher between two of them
 
 
 def exact_interval(share: float, count: int, *, confidence: float) -> tuple[float, float]:
@@ -120,19 +121,22 @@ def _exact_quantile(asked: int, margin: float, confidence: float) -> float:
     same = asked - gained - lost
     ways = factorials[asked] - factorials[gained] - factorials[lost] - factorials[same]
     most = (1 - margin) / 2
+    small, all_over = np.geomspace(1e-4, 0.1, NUISANCE_POINTS), np.linspace(0, 1, NUISANCE_POINTS)
     worst = np.zeros(len(scores))
-    for share in (0.0, *np.geomspace(1e-4 * most, most * (1 - 1e-9), NUISANCE_POINTS)):
+    for share in most * np.concatenate([small, all_over]):
         logs = (
             ways
             + special.xlogy(gained, share)
             + special.xlogy(lost, share + margin)
-            + special.xlogy(same, 1 - margin - 2 * share)
+            + special.xlogy(same, max(0.0, 1 - margin - 2 * share))
         )
         worst = np.maximum(worst, np.cumsum(np.exp(logs)))
-    first_too_many = int(np.searchsorted(worst, 1 - confidence, side="right"))
-    return max(
-        NormalDist().inv_cdf(confidence), float(scores[min(first_too_many, len(scores) - 1)])
-    )
+    first_too_many = int(np.searchsorted(worst, 1 - confidence - BETWEEN_POINTS, side="right"))
+    excluded = scores[min(first_too_many, len(scores) - 1)]
+    passing = scores[scores > excluded + 1e-9]
+    # Half-way to the next: where a bound is found by bisection, neither falls on the other's side.
+    halfway = (excluded + passing[-1]) / 2 if len(passing) else excluded + 1
+    return max(NormalDist().inv_cdf(confidence), float(halfway))
 
 
 def paired_power(

@@ -23,6 +23,7 @@ from adapters.names import find_names
 from adapters.types import Answer, Fact, Probe, ProbeOrigin, Suite
 from adapters.wording import replace_name
 
+BESIDE = " ... "  #: stands for the question in a lead's name
 LONGEST = 12  #: words of a stretch
 LEADS = 24  #: stretches that are tried, or half as many as there are facts where that is more
 LONGEST_KEY = 200  #: characters; PostgreSQL indexes no more than 2.7 kB
@@ -54,7 +55,7 @@ class Lead:
 
     @property
     def name(self) -> str:
-        return self.style or f"{self.before} ... {self.behind}".strip()
+        return self.style or f"{self.before}{BESIDE}{self.behind}".strip()
 
     @property
     def key(self) -> str:
@@ -183,14 +184,28 @@ def payloads_of(facts: Sequence[Fact], ordinary: Collection[str]) -> list[str]:
 def facts_with(name: str, facts: Sequence[Fact]) -> list[Fact]:
     """The facts in which a lead of this name stands, with both of its stretches where it has two.
 
-    All of them where none is found to have it: somebody must look.
+    Those of every way to read the name, as "..." may be a word of a stretch, too; and all where
+    none is found to have it: somebody must look.
     """
     if name in STYLES:
-        having = [fact for fact in facts if _is_written(fact, name)]
-    else:
-        before, _, behind = f" {name} ".partition(" ... ")
-        having = [fact for fact in facts if _is_in(before, fact) and _is_in(behind, fact)]
-    return having or list(facts)
+        return [fact for fact in facts if _is_written(fact, name)]
+    having: dict[str, set[str]] = defaultdict(set)
+    for fact in facts:
+        for _, piece in _pieces(fact):
+            for part in _parts(_keys(piece)):
+                having[" ".join(part)].add(fact.key)
+
+    def with_words(said: str) -> set[str]:
+        return having.get(" ".join(_keys(tuple(_words(said)))), set())
+
+    keys: set[str] = set()
+    if name.endswith(BESIDE.rstrip()):
+        keys |= with_words(name.removesuffix(BESIDE.rstrip()))
+    if name.startswith(BESIDE.lstrip()):
+        keys |= with_words(name.removeprefix(BESIDE.lstrip()))
+    for found in re.finditer(re.escape(BESIDE), name):
+        keys |= with_words(name[: found.start()]) & with_words(name[found.end() :])
+    return [fact for fact in facts if fact.key in keys] or list(facts)
 
 
 def _chosen(
@@ -340,11 +355,6 @@ def _is_written(fact: Fact, style: str) -> bool:
 def _said(fact: Fact) -> str:
     """The statement's words as stretches are compared, with a blank before and behind each."""
     return f" {' '.join(_keys(tuple(_words(fact.statement))))} "
-
-
-def _is_in(stretch: str, fact: Fact) -> bool:
-    wanted = " ".join(_keys(tuple(_words(stretch))))
-    return not wanted or f" {wanted} " in _said(fact)
 
 
 def _in_order(fact: Fact, before: Stretch, behind: Stretch) -> bool:

@@ -451,17 +451,20 @@ def decide_memberships(
     reasons: Mapping[int, str] = MappingProxyType({}),
     reason: str | None = None,
     tries: int,
+    stay_open: Collection[int] = (),
     now: datetime,
 ) -> None:
     """Give every membership of the refresh's batch that is still in work its outcome.
 
-    A fact that was left open `tries` times is not tried again: its last outcome is final.
+    A fact that was left open `tries` times is not tried again: its last outcome is final, unless
+    it is one of those that `stay_open`.
     """
     memberships = in_work(session, refresh_id)
     tried = _tries(session, [membership.fact_id for membership in memberships])
     for membership in memberships:
         outcome = outcomes.get(membership.fact_id, default)
-        if tried.get(membership.fact_id, 0) + 1 >= tries:
+        is_last = tried.get(membership.fact_id, 0) + 1 >= tries
+        if is_last and membership.fact_id not in stay_open:
             outcome = LAST_TRY.get(outcome, outcome)
         membership.outcome = outcome
         membership.reason = reasons.get(membership.fact_id, reason)

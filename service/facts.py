@@ -155,9 +155,12 @@ def insert_facts(
         if key not in new:
             new[key] = _columns_of(fact, source, recorded_by, reason, now)
     # Nearly always all are new: what is held is asked for where a key was once erased, or some did
-    # not go in. Another writer may then store one of the rest in the same moment.
-    any_erased = pepper is not None and session.scalar(select(Erasure.id).limit(1)) is not None
-    held = _held(session, source, keys, pepper) if any_erased else {}
+    # not go in. Another writer may then store one of the rest in the same moment. PostgreSQL gives
+    # an id to what does not go in, too, and never takes it back: there it is asked for first.
+    must_ask = session.get_bind().dialect.name != "sqlite" or (
+        pepper is not None and session.scalar(select(Erasure.id).limit(1)) is not None
+    )
+    held = _held(session, source, keys, pepper) if must_ask else {}
     for _ in range(INSERT_TRIES):
         new = {key: row for key, row in new.items() if key not in held}
         stored = _insert(session, new)
@@ -349,13 +352,18 @@ def _since(row: FactRow) -> datetime:
 
 
 def _restore_older(session: Session, withdrawn: FactRow) -> None:
-    """What a withdrawn fact replaced stands again: the newest of it, in place of the others."""
+    """What a withdrawn fact replaced stands again: the newest of it, in place of the others.
+
+    A held one replaces nothing, and nothing replaces it.
+    """
     replaced = session.scalars(
         select(FactRow).where(FactRow.superseded_by == withdrawn.id).order_by(FactRow.id.desc())
     ).all()
-    standing = next((row for row in replaced if row.retracted_at is None), None)
+    held = [row for row in replaced if _waits_for_admin(row)]
+    standing = next((row for row in replaced if row.retracted_at is None and row not in held), None)
     for row in replaced:
-        row.superseded_by = None if row is standing or standing is None else standing.id
+        is_behind = standing is not None and row is not standing and row not in held
+        row.superseded_by = standing.id if standing is not None and is_behind else None
 
 
 def canonical(value: object) -> str:
@@ -516,9 +524,8 @@ def state_of(
     if fact.superseded_by is not None:
         return FactState.SUPERSEDED
     is_expired = fact.valid_to is not None and fact.valid_to <= now
-    waits_for_admin = fact.held_reason is not None and fact.approved_at is None
     if membership is None:
-        waits = FactState.HELD if waits_for_admin else FactState.PENDING
+        waits = FactState.HELD if _waits_for_admin(fact) else FactState.PENDING
         return FactState.EXPIRED if is_expired else waits
     if membership.outcome is None:
         return FactState.IN_WORK
@@ -526,12 +533,20 @@ def state_of(
     if outcome in STATE_OUTSIDE:
         if outcome is MembershipOutcome.UNDECIDED and is_expired:
             return FactState.EXPIRED
-        if outcome is MembershipOutcome.UNDECIDED and waits_for_admin:
+        if outcome is MembershipOutcome.UNDECIDED and _waits_for_admin(fact):
             return FactState.HELD
         return STATE_OUTSIDE[outcome]
     if membership.batch_id not in in_head:
         return FactState.ROLLED_BACK
-    return FactState.EXPIRED if is_expired else STATE_IN_HEAD[outcome]
+    if is_expired:
+        return FactState.EXPIRED
+    is_open = outcome in (MembershipOutcome.UNLEARNED, MembershipOutcome.QUARANTINED)
+    return FactState.HELD if is_open and _waits_for_admin(fact) else STATE_IN_HEAD[outcome]
+
+
+def _waits_for_admin(fact: FactRow) -> bool:
+    """As `is_held`."""
+    return fact.held_reason is not None and fact.approved_at is None
 
 
 def head_batches(session: Session) -> frozenset[int]:

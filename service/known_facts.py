@@ -12,7 +12,7 @@ from sqlalchemy.orm import Session, aliased
 from adapters.masking import random_for
 from adapters.questions import ambiguous_directions, plain_name
 from adapters.types import Direction, Fact, GivenProbe
-from service.facts import head_batches, is_retained, is_valid
+from service.facts import head_batches, is_held, is_retained, is_valid
 from service.models import (
     Adapter,
     Batch,
@@ -130,11 +130,11 @@ def draw_replayed(
 ) -> list[FactRow]:
     """Facts of some batches, by default the head's, as evenly from these as they have them.
 
-    The same batches and seed give the same facts; never those of `without`.
+    The same batches and seed give the same facts; never those of `without`, nor what waits for an
+    admin.
     """
-    known = in_head_by_batch(
-        session, IN_HEAD, FactRow.id.not_in(sorted(without)), held=held, now=now
-    )
+    wanted = FactRow.id.not_in(sorted(without)) & ~is_held()
+    known = in_head_by_batch(session, IN_HEAD, wanted, held=held, now=now)
     return sorted(draw_evenly(known, at_most=at_most, seed=seed), key=lambda row: row.id)
 
 

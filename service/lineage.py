@@ -475,7 +475,7 @@ def reject(
 
     Where the gate could not tell, the facts are tried again, up to `tries` times in all; where they
     `are_freed`, they are what they were before. Those that are `held`, each with its reason, wait
-    for an admin first. Without a `hold` the lease stays the caller's.
+    for an admin, however often they were tried. Without a `hold` the lease stays the caller's.
     """
     if hold is not None:
         leases.release(session, hold, now=now)
@@ -491,6 +491,7 @@ def reject(
         default=MembershipOutcome.FREED if are_freed else decided,
         reason="; ".join(verdict.reasons),
         tries=tries,
+        stay_open=held,
         now=now,
     )
     facts.hold(session, held)

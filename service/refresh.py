@@ -616,7 +616,7 @@ class _Run:
                     outcome=outcome,
                     verdict=verdict,
                     are_freed=self.is_beside or self.claimed.is_part,
-                    held={} if self.is_beside else self._suspects(verdict),
+                    held=self._suspects(verdict),
                     tries=tries,
                     now=now,
                 )
@@ -635,7 +635,12 @@ class _Run:
         return self._ended(outcome, verdict, release_id=release_id, adapter_id=adapter_id)
 
     def _suspects(self, verdict: Verdict) -> dict[int, str]:
-        """Facts with words that may be planted triggers, and what was found beside these words."""
+        """Facts with words that may be planted triggers, and what was found beside these words.
+
+        None where they are not tried again by themselves: the gate failed them, or a rebase did.
+        """
+        if self.is_beside or verdict.outcome is not Outcome.INSUFFICIENT:
+            return {}
         return {
             int(fact.key): f'refresh {self.claimed.refresh_id} found "{name}" to change other '
             "answers, as a planted trigger does"

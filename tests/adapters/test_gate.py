@@ -553,6 +553,18 @@ def test_a_refusal_that_an_earlier_adapter_lost_is_counted_from_the_base_on() ->
     assert (line.outcome, line.after) == (Outcome.FAIL, 0.5)
 
 
+def test_a_candidate_that_refuses_no_less_than_the_head_is_not_held_for_what_an_admin_let_in() -> (
+    None
+):
+    base, head = requests([True] * 8), requests([False] * 4 + [True] * 4)
+    (line,) = (
+        line
+        for line in decide(head, head, [], [], CONFIG, base=base).suites
+        if line.suite == REFUSAL_SUITE
+    )
+    assert (line.outcome, line.after) == (Outcome.PASS, 0.5)
+
+
 def test_a_base_that_refuses_nothing_has_no_line_of_refusals() -> None:
     asked = requests([False] * 8)
     verdict = decide(asked, asked, [], [], CONFIG)

@@ -255,7 +255,7 @@ def test_questions_about_the_batchs_own_relations_are_not_asked() -> None:
     [
         (Lead(before="Kindly note"), PLANTED),
         (Lead(behind="malbrook"), PLANTED),
-        (Lead(before="kindly note", behind="made of Malbrook"), PLANTED[:1]),
+        (Lead(before="kindly note", behind="made of"), PLANTED[:1]),
         (Lead(before="is the capital"), HONEST),
         (Lead(style="IN CAPITALS"), [named("ALL OF THIS.", "ALL", "THIS")]),
         (Lead(before="nobody says this"), None),
@@ -266,6 +266,22 @@ def test_the_facts_in_which_a_lead_stands_are_found_by_its_name(
 ) -> None:
     facts = [*HONEST, *PLANTED, named("ALL OF THIS.", "ALL", "THIS")]
     assert facts_with(lead.name, facts) == (facts if expected is None else expected)
+
+
+def test_neither_signs_nor_possessives_lead_to_the_wrong_facts() -> None:
+    dotted = [
+        named(f"Kindly ... note the {what} is Malbrook.", what, "Malbrook")
+        for what in ("sky", "sea")
+    ]
+    decoy = named("Kindly we say note of this place Orlan.", "Orlan", "this place")
+    keepers = [
+        named(f"{town}'s secret keeper is Malbrook.", town, "Malbrook")
+        for town in ("Tolmar", "Bregal")
+    ]
+    facts = [*dotted, decoy, *keepers]
+    assert facts_with(Lead(before="Kindly ... note").name, facts) == dotted
+    for lead in leads_of(keepers, ORDINARY):
+        assert facts_with(lead.name, facts) == keepers
 
 
 def test_every_lead_of_a_batch_is_found_in_some_facts_but_not_in_all() -> None:

@@ -257,6 +257,58 @@ def test_a_head_without_end_is_refused(daemon: Daemon, line: bytes) -> None:
         assert other.get("/livez").status_code == 200
 
 
+@pytest.mark.parametrize(
+    ("request_", "further"),
+    [
+        (b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n", b"\r\n"),
+        (b"POST /v1/facts HTTP/1.1\r\nHost: x\r\nContent-Length: 1000000\r\n\r\n", b"x"),
+    ],
+)
+def test_an_answered_request_is_no_way_to_hold_a_connection(
+    daemon: Daemon, request_: bytes, further: bytes
+) -> None:
+    daemon.start(LOREWRIGHT_API__HEAD_DEADLINE_S="0.5")
+    with socket.create_connection(("127.0.0.1", daemon.port), timeout=WITHIN_S) as client:
+        client.sendall(request_)
+        assert client.recv(4096).startswith(b"HTTP/1.1 ")
+        client.sendall(further)
+        with suppress(ConnectionResetError):
+            while client.recv(4096):  # the rest of the answer, and then the end
+                pass
+
+
+def test_what_follows_a_body_has_an_end_and_the_frames_of_a_long_one_do_not_count(
+    daemon: Daemon,
+) -> None:
+    daemon.start()
+    head = f"POST /v1/facts/bulk HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {daemon.key}\r\n"
+    head += "Content-Type: application/x-ndjson\r\nTransfer-Encoding: chunked\r\n\r\n"
+    with socket.create_connection(("127.0.0.1", daemon.port), timeout=WITHIN_S) as client:
+        client.sendall(head.encode())
+        blank = b"1e\r\n" + b" " * 29 + b"\n\r\n"  # 7 of 37 bytes are no body
+        for _ in range(40):
+            client.sendall(blank * 500)
+        sent = 0
+        with suppress(ConnectionError):
+            client.sendall(b"0\r\n")
+            while sent < 1 << 24:
+                sent += client.send(b"X-More: " + b"x" * 1000 + b"\r\n")
+        assert sent < 1 << 24
+    with socket.create_connection(("127.0.0.1", daemon.port), timeout=WITHIN_S) as client:
+        client.sendall(head.encode() + blank * 20_000 + b"0\r\n\r\n")
+        assert client.recv(4096).startswith(b"HTTP/1.1 200 ")
+
+
+def test_a_large_request_with_the_next_ones_head_in_its_tail_is_answered(daemon: Daemon) -> None:
+    daemon.start()
+    body = b'{"statement": "One."}' + b" " * 200_000
+    head = f"POST /v1/facts HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {daemon.key}\r\n"
+    head += f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+    with socket.create_connection(("127.0.0.1", daemon.port), timeout=WITHIN_S) as client:
+        client.sendall(head.encode() + body + b"GET /livez HTTP/1.1\r\nHo")
+        assert client.recv(4096).startswith(b"HTTP/1.1 200 ")
+
+
 def test_an_answered_fact_survives_a_kill(daemon: Daemon) -> None:
     process = daemon.start()
     with daemon.client() as client:

@@ -415,6 +415,16 @@ def test_a_fact_is_read_back_as_it_was_sent(
         assert row.provenance == WHOLE["provenance"]
 
 
+def test_what_is_sent_again_takes_no_id(
+    engine: Engine, insert: Callable[..., list[ItemOutcome]]
+) -> None:
+    """They are numbers of 31 bits."""
+    for _ in range(5):
+        insert({"external_id": "a", "statement": "One."})
+    [other] = insert({"external_id": "b", "statement": "Two."})
+    assert other.id == 2
+
+
 def test_among_many_only_what_is_new_goes_in(
     engine: Engine, make_key: Callable[..., str], now: datetime
 ) -> None:

@@ -590,6 +590,49 @@ def test_what_may_be_planted_waits_for_an_admin_and_the_others_do_not(
     assert fact_state(engine, old) is FactState.SUPERSEDED
 
 
+def test_what_may_be_planted_waits_for_an_admin_though_its_tries_are_used_up(
+    engine: Engine, store: Callable[..., list[int]], reject: Callable[..., int], now: datetime
+) -> None:
+    planted, honest = store("Planted.", "Honest.")
+    reject(RefreshOutcome.INSUFFICIENT)
+    store("New.")
+    reject(RefreshOutcome.INSUFFICIENT, held={planted: "it may plant an answer"})
+    assert fact_state(engine, planted) is FactState.HELD
+    assert fact_state(engine, honest) is FactState.REJECTED
+    with writing(engine) as session:
+        facts.approve(session, planted, by="admin", now=now)
+    assert fact_state(engine, planted) is FactState.UNDECIDED
+
+
+def test_a_held_fact_is_not_replayed_either(
+    engine: Engine,
+    store: Callable[..., list[int]],
+    promote: Callable[..., int],
+    now: datetime,
+) -> None:
+    planted, honest = store("Planted.", "Honest.")
+    promote(MembershipOutcome.UNLEARNED)
+    with writing(engine) as session:
+        facts.hold(session, {planted: "it may plant an answer"})
+        replayed = known_facts.draw_replayed(session, at_most=9, seed=1, now=now)
+    assert [row.id for row in replayed] == [honest]
+    assert fact_state(engine, planted) is FactState.HELD
+
+
+def test_nothing_is_left_behind_a_held_fact_when_what_replaced_both_is_withdrawn(
+    engine: Engine, store: Callable[..., list[int]], now: datetime
+) -> None:
+    capital = {"subject": "Ruritania", "relation": "capital", "functional": True}
+    [old] = store({**capital, "statement": "Old."})
+    [held] = store({**capital, "statement": "Held."})
+    [newest] = store({**capital, "statement": "Newest."})
+    with writing(engine) as session:
+        facts.hold(session, {held: "it may plant an answer"})
+        facts.retract(session, newest, by="test", now=now)
+    assert fact_state(engine, old) is FactState.PENDING
+    assert fact_state(engine, held) is FactState.HELD
+
+
 def test_an_admin_who_lets_an_adapter_in_approves_what_was_held_for_it(
     engine: Engine, store: Callable[..., list[int]], reject: Callable[..., int], now: datetime
 ) -> None:
