@@ -19,8 +19,8 @@ def _listed(text: str) -> list[str]:
     return text.split()
 
 
-#: Words that stand in nearly every text. An answer of nothing else (the band The Who, the novel It)
-#: is only found with its article, or as all that is said.
+#: Words that stand in nearly every text. A name of nothing else (the band The Who, the novel It)
+#: is only found with its article, in its own capitals, or as all that is said.
 FUNCTION_WORDS = frozenset(
     _listed(
         "i me you he him she her it we us they them this that who what which when where why how "

@@ -287,7 +287,7 @@ def contradictions(rows: Sequence[FactRow]) -> dict[int, str]:
 def contradictions_of_known(rows: Sequence[FactRow], known: Sequence[FactRow]) -> dict[int, str]:
     """Facts that cannot be true beside one that was learned, and that no admin approved: reasons.
 
-    What replaced a fact of its own source does not contradict it.
+    What was replaced, as by a newer fact of its own source, is not among the `known`.
     """
     learned = _by_what_they_are_about(known)
     reasons: dict[int, str] = {}
