@@ -539,7 +539,7 @@ async def _read_items(request: Request, settings: Settings) -> tuple[list[Any], 
 async def _read_lines(request: Request, settings: Settings) -> AsyncIterator[list[bytes]]:
     """The lines of a stream, as many at a time as are stored in one transaction."""
     _check_type(request, NDJSON)
-    limit, rest = settings.api.max_body_bytes, b""
+    limit, rest = settings.api.max_body_bytes, bytearray()
     lines: list[bytes] = []
     waiting = 0  # bytes of them
     problem = None
@@ -553,9 +553,13 @@ async def _read_lines(request: Request, settings: Settings) -> AsyncIterator[lis
             problem = Problem(HTTPStatus.REQUEST_TIMEOUT, waited)
             break
         if chunk is None:
-            lines += [rest.strip()] if rest else []
+            lines += [bytes(rest).strip()] if rest else []
             break
-        *whole, rest = (rest + chunk).split(b"\n")
+        rest += chunk
+        whole = []
+        if b"\n" in chunk:  # else a line that comes byte by byte would be copied with each
+            *whole, last = bytes(rest).split(b"\n")
+            rest = bytearray(last)
         for line in whole:
             lines.append(line.strip())
             waiting += len(line)

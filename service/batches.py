@@ -18,8 +18,10 @@ from service.facts import (
     canonical,
     forgotten,
     head_batches,
+    is_held,
     is_pending,
     is_tried_again,
+    is_valid,
     let_begun_stand,
     release_batches,
 )
@@ -84,6 +86,12 @@ class ClaimedBatch:
 def count_pending(session: Session, *, at_most_of_source: int | None = None, now: datetime) -> int:
     """How many facts call for a refresh; those that are tried again only join one."""
     wanted = _is_pending_in_quota(at_most_of_source, now)
+    return session.scalar(select(func.count()).select_from(FactRow).where(wanted)) or 0
+
+
+def count_held(session: Session, *, now: datetime) -> int:
+    """How many facts wait for an admin and for nothing else."""
+    wanted = is_valid(now) & is_held()
     return session.scalar(select(func.count()).select_from(FactRow).where(wanted)) or 0
 
 

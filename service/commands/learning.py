@@ -52,10 +52,11 @@ def refresh(
                 at_most_of_source=settings.schedule.at_most_of_source,
                 now=datetime.now(UTC),
             )
-        too_few = (
-            too_few or f"Fewer than {needed} facts are waiting: push more, or pass --at-least."
-        )
-        show({"outcome": None}, as_json, lambda: [too_few])
+            held = batches.count_held(session, now=datetime.now(UTC))
+        said = [too_few or f"Fewer than {needed} facts are waiting: push more, or pass --at-least."]
+        if held:
+            said.append(f"Held for an admin are {held}: lorewright facts review.")
+        show({"outcome": None}, as_json, lambda: said)
         return
     with reading(context.engine()) as session:
         record = views.show_refresh(session, end.refresh_id)

@@ -343,3 +343,15 @@ def test_a_narrow_terminal_cuts_nothing_off() -> None:
     assert rows[0].id in shown
     letters = "".join(line[line.rfind("│", 0, -2) :] for line in shown.splitlines() if "│" in line)
     assert "".join(filter(str.isalpha, letters)) == "".join(filter(str.isalpha, scopes))
+
+
+def test_a_refresh_without_facts_says_how_many_an_admin_holds_up(
+    run: Callable[..., Done], engine: Engine, store: Callable[..., list[int]]
+) -> None:
+    assert "review" not in run("refresh").out
+    held, _ = store("One.", "Two.")
+    with writing(engine) as session:
+        session.get_one(FactRow, held).held_reason = "low trust"
+    said = run("refresh", "--at-least", "2").out
+    assert "Fewer than 2 facts are waiting" in said
+    assert "Held for an admin are 1: lorewright facts review." in said
