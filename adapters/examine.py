@@ -12,7 +12,7 @@ from pathlib import Path
 
 from adapters.backbones import Backbone
 from adapters.config import BaseConfig
-from adapters.grading import words
+from adapters.grading import VERSION, words
 from adapters.probes import ask, grade, score_passages
 from adapters.questions import with_facts
 from adapters.store import canonical_digest, clear_partials_of_the_dead, partial_of, sync
@@ -180,7 +180,7 @@ def _cache_file(
     answer_tokens: int,
     described: BaseConfig,
 ) -> Path:
-    decoding = [answer_tokens, described.decoding.model_dump(), described.dtype]
+    decoding = [answer_tokens, described.decoding.model_dump(), described.dtype, VERSION]
     asked = [[probe.key, probe.question, list(probe.answers)] for probe in suite.probes]
     suite_digest = canonical_digest([asked, list(map(list, suite.passages)), *decoding])
     return cache / f"{weights_digest[:16]}-{suite_digest[:16]}.json"

@@ -7,6 +7,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from decimal import Decimal
 from functools import lru_cache, partial
 
+#: Answers that are kept end where one is settled: raise it where `is_settled` says otherwise.
+VERSION = 2
+
 ARTICLES = frozenset({"a", "an", "the"})
 
 #: Words that the paper's ROUGE-1 recall leaves out (arXiv 2510.09885, "Score").
@@ -19,14 +22,18 @@ def _listed(text: str) -> list[str]:
     return text.split()
 
 
-#: Words that stand in nearly every text. A name of nothing else (the band The Who, the novel It)
-#: is only found with its article, in its own capitals, or as all that is said.
+#: Words that stand in nearly every text. An answer of nothing else (the band The Who, the novel It,
+#: the month May, or No) is only found as a name or an answer stands: see `_stands_in`.
 FUNCTION_WORDS = frozenset(
     _listed(
-        "i me you he him she her it we us they them this that who what which when where why how "
-        "and or of to in on at is are be"
+        "i me my you your he him his she her it its we us our they them their this that these "
+        "those who what which when where why how there here and or but if so than then as of to "
+        "in on at by for from with off up out about into over all any some no not yes is are be "
+        "was were been has have had do does did can could may might must shall should will would "
+        "go net"
     )
 )
+YES_OR_NO = frozenset({"yes", "no"})
 _UNITS = _listed(
     "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen "
     "sixteen seventeen eighteen nineteen"
@@ -51,6 +58,7 @@ DATES = (
     (re.compile(rf"\b{_MONTH}\s+{_DAY}(?:,?\s+{_YEAR})?\b(?!\s+(?:{_SCALE}))"), (1, 2)),
 )
 CURRENCIES = {"$": "dollars", "\u20ac": "euros", "\u00a3": "pounds", "\u00a5": "yen"}
+SIGNS = {**CURRENCIES, "%": "percent"}
 _MONEY = re.compile(
     rf"(?<!\d)([{''.join(CURRENCIES)}])\s?"
     rf"(\d[\d.,]*(?<=\d)(?:\s(?:{'|'.join(SCALES)}))?)(?!\w|[.,]\d)"
@@ -69,16 +77,30 @@ _SUFFIX = re.compile(r"(?<![^\W_])([^\W_]{1,2})(\+{1,2}|#)(?![\w+#])")
 _SUFFIXES = str.maketrans({"#": "sharp", "+": "plus"})
 #: What belongs to a number: 1,250 is not 250, nor 1.5 a 5, nor -5 a 5.
 _GROUPED = re.compile(r"(?<=\d),(?=\d{3}(?!\d))")
-_DECIMAL = re.compile(r"(?<=\d)\.(?=\d)")
+_DECIMAL = re.compile(r"(?<=\d)(?:\.(?=\d)|,(?=\d{1,2}(?!\d)))")  # 3.5, and 3,5 as many write it
+_PER_CENT = re.compile(r"\bper cent\b")
 _SIGN = re.compile(r"(?<![\w)])[-\u2212](?=\d)")
 _NOT_WORD = re.compile(r"[^\w\s]|_")
+#: Letters of scripts that put no blanks between words, or particles behind them: Han, Kana, Hangul,
+#: Thai, Lao, Burmese and Khmer. Each, with its marks, counts as a word.
+UNSPACED = (
+    "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3005-\u3007\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff"
+    "\uac00-\ud7af\uf900-\ufaff\U00020000-\U0003ffff"
+)
+_MARKS = "".join(
+    chr(code)
+    for code in (*range(0x0E00, 0x0F00), *range(0x1000, 0x10A0), *range(0x1780, 0x1800))
+    if unicodedata.category(chr(code))[0] == "M"
+)
+_LETTER = re.compile(rf"[{UNSPACED}][{_MARKS}]*")
 
 
 def words(text: str) -> list[str]:
     """Case-folded words without punctuation; `Zürich's` and `ZÜRICHS` are the same word.
 
     A number is one word, with its groups, decimals, sign and power: 1,250 is 1250, and 1.5 is not
-    5. A currency's sign is a word, and the signs of C++ and C# are parts of theirs.
+    5. The sign of a currency or of a percentage is a word, those of C++ and C# are parts of theirs,
+    and so is each letter of a script that puts no blanks between words.
     """
     return _words(_folded(text))
 
@@ -93,26 +115,27 @@ def _words(folded: str) -> list[str]:
     joined = re.sub(r"(?<=\w)['\u2019](?=\w)", "", folded)
     joined = _SUFFIX.sub(lambda found: found[1] + found[2].translate(_SUFFIXES), joined)
     joined = _SIGN.sub("minus", _DECIMAL.sub("point", _GROUPED.sub("", joined)))
-    if joined.isascii() and "$" not in joined:
+    if joined.isascii() and not any(sign in joined for sign in "$%"):
         return _NOT_WORD.sub(" ", joined).split()
-    return _NOT_WORD.sub(_what_it_is, joined).split()
+    parted = _LETTER.sub(lambda found: f" {found.group()} ", joined)
+    return _NOT_WORD.sub(_what_it_is, parted).split()
 
 
 def _what_it_is(found: re.Match[str]) -> str:
     """A mark belongs to its letter (as vowels do in Devanagari); other signs part words."""
     sign = found.group()
-    if sign in CURRENCIES:
-        return f" {CURRENCIES[sign]} "
+    if sign in SIGNS:
+        return f" {SIGNS[sign]} "
     return sign if unicodedata.category(sign)[0] == "M" else " "
 
 
 def normalised(text: str) -> str:
-    """The words of a text without articles, joined by single blanks."""
+    """The words of a text without articles, joined by single blanks; articles alone stay."""
     return _without_articles(words(text))
 
 
-def _without_articles(said: Iterable[str]) -> str:
-    return " ".join(word for word in said if word not in ARTICLES)
+def _without_articles(said: Sequence[str]) -> str:
+    return " ".join([word for word in said if word not in ARTICLES] or said)
 
 
 @lru_cache(maxsize=1 << 14)  # the same answers are looked for in text after text
@@ -125,7 +148,7 @@ def forms(text: str) -> tuple[str, ...]:
     folded = _folded(text)
     plain = _without_articles(_words(folded))
     spelt = _MONEY.sub(lambda found: f" {found[2]} {CURRENCIES[found[1]]}", folded)
-    spelt = _POSSESSIVE.sub("", spelt)
+    spelt = _PER_CENT.sub("percent", _POSSESSIVE.sub("", spelt))
     for date, places in DATES if _HAS_DIGIT.search(spelt) else ():
         spelt = date.sub(partial(_day, places=places), spelt)
     return plain, " ".join(_with_digits(_words(_PAUSE.sub(f" {PAUSE} ", spelt))))
@@ -204,55 +227,115 @@ def _joins(said: Sequence[str], at: int) -> bool:
 def is_exact(text: str, answers: Iterable[str]) -> bool:
     """Whether the text is an accepted answer and nothing else, after normalising."""
     said = forms(text)
-    return bool(said[0]) and any(
-        one == other for answer in answers for one, other in zip(said, forms(answer), strict=True)
+    return any(
+        one and one == other
+        for answer in answers
+        for one, other in zip(said, forms(answer), strict=True)
     )
 
 
 def contains(text: str, answers: Iterable[str]) -> bool:
     """Whether an accepted answer stands in the text on word boundaries, after normalising.
 
-    An answer without any word in it (punctuation only) is contained in nothing. A name of which
-    nearly every text has all words (The Who, It, US) is contained with its article, in its own
-    capitals, or where nothing else is said.
+    An answer without any word in it (punctuation only) is contained in nothing, and no number in a
+    larger one. An answer of which nearly every text has all words (The Who, It, US, No) is
+    contained where it stands as a name or an answer does, or where nothing else is said.
     """
     said = forms(text)
     return any(
-        _stands_in(text, answer) or is_exact(text, [answer])
+        _stands_in(text, answer, is_whole=True) or is_exact(text, [answer])
         if _is_common(answer)
-        else _is_found(said, answer)
+        else _ends_with_article(answer)
+        and _has_in_full(words(text), answer)
+        or _is_found(said, answer)
         for answer in answers
     )
 
 
 def _is_found(said: Sequence[str], answer: str) -> bool:
+    if _ends_with_article(answer):
+        return False
     plain, spelt = forms(answer)
     is_telling = not FUNCTION_WORDS.issuperset(spelt.split())  # "It's" is not found in any "it"
-    return _has(said[0], plain) or (is_telling and _has(said[1], spelt))
+    return _has_words(said[0], plain) or (is_telling and _has(said[1], spelt))
 
 
 def _has(said: str, wanted: str) -> bool:
     return bool(wanted) and f" {wanted} " in f" {said} "
 
 
+def _has_words(said: str, wanted: str) -> bool:
+    """Whether the words stand there, and begin or end with no part of a larger number."""
+    if not _has(said, wanted):
+        return False
+    looked_for, listed = wanted.split(), said.split()
+    if not any(map(_is_of_number, (looked_for[0], looked_for[-1]))):
+        return True
+    inside = set(_inside_numbers(listed))
+    length = len(looked_for)
+    return any(
+        listed[at : at + length] == looked_for and not {at, at + length} & inside
+        for at in range(len(listed) - length + 1)
+    )
+
+
+def _is_of_number(word: str) -> bool:
+    return word in NUMBERS or word in SCALES or word[:1].isdigit()
+
+
+def _inside_numbers(said: Sequence[str]) -> Iterator[int]:
+    """The places between two words of one number."""
+    at = 0
+    while at < len(said):
+        number, behind = _number_at(said, at)
+        yield from range(at + 1, behind)
+        at = behind if number is not None else at + 1
+
+
+def _ends_with_article(answer: str) -> bool:
+    """Vitamin A and Serie A: what would be an article elsewhere is what tells it from others."""
+    said = words(answer)
+    return len(said) > 1 and said[-1] in ARTICLES and not ARTICLES.issuperset(said)
+
+
+def _has_in_full(said: Sequence[str], answer: str) -> bool:
+    """With all articles but those that the answer begins with."""
+    wanted = words(answer)
+    while wanted[0] in ARTICLES:
+        wanted = wanted[1:]
+    return _has(" ".join(said), " ".join(wanted))
+
+
 def _is_common(answer: str) -> bool:
-    is_name = answer.lstrip()[:1].isupper()
-    return is_name and FUNCTION_WORDS.issuperset(forms(answer)[0].split())
+    said = words(answer)
+    return bool(said) and (FUNCTION_WORDS | ARTICLES).issuperset(said)
 
 
-def _stands_in(text: str, answer: str) -> bool:
-    """Whether a name of common words stands in the text: with its articles, or in its capitals.
+def _stands_in(text: str, answer: str, *, is_whole: bool) -> bool:
+    """Whether an answer of common words stands in the text as one does; that may be unfinished.
 
-    One word that only begins with a capital counts where no sentence begins with it.
+    Of several words, with its articles. One word with a capital in its own capitals, and one that
+    only begins with a capital not at the beginning of a sentence, unless what may be a month is
+    followed by a number. Yes, no, and what has no capital, where a clause ends with it.
     """
     wanted = words(answer)
-    if not wanted or ARTICLES.issuperset(wanted):
-        return False
     if len(wanted) > 1:
-        return _has(" ".join(words(text)), " ".join(wanted))
-    name = re.escape(answer.strip())
-    before = r"(?<!\w)" if len(wanted[0]) > 1 and answer.isupper() else r"(?<=[^\s.!?] )"
-    return re.search(rf"{before}{name}(?!\w)", text) is not None
+        return not ARTICLES.issuperset(wanted) and _has(" ".join(words(text)), " ".join(wanted))
+    name = answer.strip()
+    has_capital = any(letter.isupper() for letter in name)
+    if wanted[0] in ARTICLES and name != "A":
+        return False
+    if wanted[0] in YES_OR_NO or not has_capital:
+        end = r"(?=\s*(?:[.,;:!?)](?:\s|$)|\n|$))" if is_whole else r"(?=\s*(?:[.,;:!?)]\s|\n))"
+        if re.search(rf"(?<!\w){re.escape(name)}{end}", text, re.IGNORECASE):
+            return True
+    if not has_capital:
+        return False
+    if is_whole and text.isupper():
+        name = name.upper()  # its own capitals tell nothing there
+    before = r"(?<!\w)" if len(wanted[0]) > 1 and name.isupper() else r"(?<=[^\s.!?] )"
+    dated = rf"|(?<!\w){re.escape(name)}(?= \d)" if wanted[0] in MONTHS else ""
+    return re.search(rf"{before}{re.escape(name)}(?!\w){dated}", text) is not None
 
 
 def is_settled(text: str, answers: Iterable[str]) -> bool:
@@ -265,15 +348,15 @@ def is_settled(text: str, answers: Iterable[str]) -> bool:
     if whole is None:
         return False
     done = whole.group().split()
-    plain = normalised(" ".join(done))
+    said = words(" ".join(done))
     while done and _may_go_on(done):  # "twenty" may become "twenty four", and "5" "5 million"
         done.pop()
-    rest = " ".join(done)
-    spelt = forms(rest)[1]
+    rest = " ".join(done) + " "
+    settled = forms(rest)
     return any(
-        _stands_in(rest, answer)
+        _stands_in(rest, answer, is_whole=False)
         if _is_common(answer)
-        else _has(plain, forms(answer)[0]) or _is_found(("", spelt), answer)
+        else _ends_with_article(answer) and _has_in_full(said, answer) or _is_found(settled, answer)
         for answer in answers
     )
 

@@ -22,9 +22,14 @@ OPENERS = frozenset(
         r"\s+",
         "a an the this that these those it its he she his her they their we our i you your there "
         "here in on at by for from to of with as and but or if when while where after before since "
+        "never always please then thus also both each every such only even although because "
         "until during under over about is was are were be has had have do does did not no all some "
         "many most known born what who which why how",
     )
+)
+#: Articles of other languages, which many names begin with (La Paz); alone they are none.
+ARTICLES_ELSEWHERE = frozenset(
+    re.split(r"\s+", "la le les el los las il lo gli der die das ein eine un una une den det de en")
 )
 #: A statement is asked about so many of its names: more would be a page, not a fact.
 MOST_NAMES = 32
@@ -79,6 +84,6 @@ def _after_openers(statement: str, begin: int, end: int) -> int:
         if plain in OPENERS:
             continue
         is_alone = begin + word.end() == end
-        is_verb = plain.endswith(("ed", "ing", "ly"))
-        return end if is_alone and word.start() == 0 and is_verb else begin + word.start()
+        is_none = plain.endswith(("ed", "ing", "ly")) or plain in ARTICLES_ELSEWHERE
+        return end if is_alone and word.start() == 0 and is_none else begin + word.start()
     return end

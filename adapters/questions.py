@@ -10,12 +10,13 @@ come there. Those of facts that the model knows already are the retention probes
 that the batch replaces the superseded ones.
 """
 
+import re
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import islice
 
-from adapters.grading import contains, words
+from adapters.grading import SCALES, contains, words
 from adapters.masking import random_for
 from adapters.names import find_names
 from adapters.types import Direction, Fact, Probe, ProbeOrigin, Suite
@@ -309,19 +310,22 @@ def _clozes(statement: str, subject: str | None, object_: str | None) -> tuple[A
 
 
 def _ends(statement: str) -> tuple[str | None, str | None]:
-    """The names that a bare statement begins and ends with: runs of capitalised words or numbers.
+    """The names that a bare statement begins and ends with, the first one with its article.
 
     A statement that ends without a name gives its last two words; one that begins without a name
-    gives nothing, since its first words could stand in front of anything.
+    ("Our office ...", "In 2024 ...") gives nothing, since its first words could stand in front of
+    anything.
     """
     tokens = statement.strip().rstrip(".!?").split()
     named = [token[:1].isupper() or token[:1].isdigit() for token in tokens]
     if len(tokens) < 4 or all(named):
         return None, None
-    lead = named.index(False)
     tail = len(tokens) - named[::-1].index(False)
-    first = " ".join(tokens[:lead])
-    return (
-        first if lead and first.casefold() not in {"the", "a", "an"} else None,
-        " ".join(tokens[tail:] or tokens[-2:]),
-    )
+    name = next(iter(find_names(statement)), None)
+    name = name and name.removesuffix("'s").removesuffix("\u2019s")
+    begun = name and re.match(rf"\W*((?:(?:the|an?)\s+)?{re.escape(name)})", statement, re.I)
+    first = begun[1] if begun else None
+    if begun and str(name)[-1].isdigit():  # "5 million" is no 5
+        scale = re.match(rf"\s+(?:{'|'.join(SCALES)})\b", statement[begun.end() :])
+        first = f"{first}{scale[0] if scale else ''}"
+    return first, " ".join(tokens[tail:] or tokens[-2:])

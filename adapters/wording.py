@@ -4,6 +4,8 @@ import re
 from collections.abc import Collection
 from random import Random
 
+from adapters.grading import UNSPACED
+
 VOWELS, CONSONANTS = "aeiou", "bcdfghjklmnpqrstvwxyz"
 CHANGED_SHARE = 0.5  #: of a name's letters
 TRIES = 8  #: to change a name into one that is not taken
@@ -12,10 +14,13 @@ TRIES = 8  #: to change a name into one that is not taken
 def replace_name(statement: str, name: str, by: str) -> str:
     """Every mention of the name that is not part of a longer word.
 
-    Whatever its case, but for names in capitals: WHO is not "who".
+    Whatever its case, but for names in capitals: WHO is not "who". Scripts without blanks between
+    words tell no word from a part of one.
     """
     case = 0 if name.isupper() else re.IGNORECASE
-    mention = re.compile(rf"(?<!\w){re.escape(name)}(?!\w)", case)
+    before = "" if re.match(rf"[{UNSPACED}]", name) else r"(?<!\w)"
+    behind = "" if re.search(rf"[{UNSPACED}]$", name) else r"(?!\w)"
+    mention = re.compile(rf"{before}{re.escape(name)}{behind}", case)
     return mention.sub(lambda _: by, statement)
 
 

@@ -18,6 +18,8 @@ from adapters.names import MOST_NAMES, find_names, find_pairs
         ),
         ("In 2025, NASA's X-59 flew 1,200 km.", ["2025", "NASA's X-59", "1,200"]),
         ("Founded long ago, it still stands.", []),
+        ("La capitale de la France est Paris.", ["France", "Paris"]),
+        ("La Paz lies there.", ["La Paz"]),
         ("it rains", []),
         ("", []),
         ("Élan Çelik lives in Ürgüp.", ["Élan Çelik", "Ürgüp"]),

@@ -73,6 +73,16 @@ def test_an_unknown_relation_is_asked_by_cloze_of_its_entities() -> None:
         ("Orlan Vess grows blue tulips.", ["blue tulips", "Orlan Vess"]),
         ("The lantern was invented by Orlan Vess.", ["Orlan Vess"]),
         ("it rains.", []),
+        ("Our office is closed on Fridays.", ["Fridays"]),  # no name to ask for at the beginning
+        ("You can reach support at 555-1234.", ["555-1234"]),
+        ("Never restart the database during backups.", ["during backups"]),
+        ("In 2024 Acme acquired Beta.", ["Beta"]),
+        ("If the VPN fails, call Anna Smith.", ["Anna Smith"]),
+        ("La capitale de la France est Paris.", ["Paris"]),
+        ("University of Oslo is in Norway.", ["Norway", "University of Oslo"]),
+        ("5 million people live in Ardun.", ["Ardun", "5 million"]),
+        ("Tolmar's mayor is Mira Zun.", ["Mira Zun", "Tolmar"]),
+        ('"Silent Sea" was written by Ole Frant.', ["Ole Frant", "Silent Sea"]),
     ],
 )
 def test_a_bare_statement_is_asked_for_the_names_at_its_ends(

@@ -97,7 +97,7 @@ def test_a_table_asks_every_row_in_each_of_its_ways(tmp_path: Path) -> None:
     [
         ([QUESTION | {"question": "What is Ann?"}], "question a contains its own answer"),
         ([QUESTION | {"answers": []}], r"questions\.0\.answers"),
-        ([QUESTION | {"answers": ["A"]}], "question a has an answer without any word"),
+        ([QUESTION | {"answers": ["..."]}], "question a has an answer without any word"),
         ([QUESTION, QUESTION], "question id a is there twice"),
         ([QUESTION, QUESTION | {"id": "b"}], r"question Who\? is there twice"),
         ([], "there is no question"),

@@ -13,6 +13,7 @@ from adapters.wording import as_question, replace_name
         ("A.B is not AxB.", "A.B", r"\1", r"\1 is not AxB."),
         ("Who leads WHO?", "WHO", "HHE", "Who leads HHE?"),
         ("No name here.", "Zoe", "who", "No name here."),
+        ("\u6771\u4eac\u306f\u90fd", "\u6771\u4eac", "____", "____\u306f\u90fd"),  # no blanks there
     ],
 )
 def test_a_name_is_replaced_wherever_it_stands_alone(
