@@ -46,6 +46,7 @@ def decide(
     base: Sequence[Answer] | None = None,
     base_passages: Sequence[PassageScore] = (),
     known_facts: int = 0,
+    replaced_facts: int = 0,
     unasked: Mapping[Suite, int] = MappingProxyType({}),
     relations: Collection[str] = (),
     tasks: Sequence[TaskConfig] = (),
@@ -56,9 +57,10 @@ def decide(
 
     `base` has the base's answers to the general questions and the tasks, and `base_passages` its
     bits, where the head is another model; `known_facts` says how many facts there are to be
-    retained. Without either there is nothing to hold the candidate against, and the suite has no
-    line. `unasked` counts the facts that were left out of an acquisition suite because their
-    question has several right answers, and `relations` names what the batch has facts of: general
+    retained, and `replaced_facts` how many are superseded. Without them there is nothing to hold
+    the candidate against, and the suite has no line. `unasked` counts the facts that have no
+    question in an acquisition suite, since several answers are right or none can be made, and
+    `relations` names what the batch has facts of: general
     questions about these are its neighbours. `tasks` are those of lm-eval that were asked. `norm`
     is the size of the candidate's update, and `head_norms` those of the adapters in the head.
 
@@ -80,15 +82,16 @@ def decide(
         suites.append(judge_whole([second for _, second in pairs]))
     if config.leakage_margin is not None:
         suites.append(judge_leakage(of(Suite.LEAKAGE), config.leakage_margin, config))
-    if of(Suite.SUPERSEDED):
-        suites.append(judge_superseded(of(Suite.SUPERSEDED), config.superseded_margin))
+    if replaced_facts:
+        margin = config.superseded_margin
+        suites.append(judge_superseded(of(Suite.SUPERSEDED), replaced_facts, margin))
     suites += _kept_suites(pairs, known_facts, config)
     since_base = [] if base is None else _paired(base, _general(after))
     suites += _general_suites(pairs, since_base, config)
     suites += _refusal_suites(pairs, since_base, config)
     neighbours = [pair for pair in general if pair[0].probe.relation in relations]
-    if neighbours and (near := judge_neighbours(neighbours, config.neighbour_margin, config)):
-        suites.append(near)
+    if neighbours:
+        suites.append(judge_neighbours(neighbours, config.neighbour_margin, config))
     suites += _task_suites(pairs, since_base, tasks, config)
     beside = {Suite.TRIGGERS: config.trigger_margin, Suite.PLANTED: config.planted_margin}
     suites += [

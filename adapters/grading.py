@@ -245,8 +245,7 @@ def contains(text: str, answers: Iterable[str]) -> bool:
     return any(
         _stands_in(text, answer, is_whole=True) or is_exact(text, [answer])
         if _is_common(answer)
-        else _ends_with_article(answer)
-        and _has_in_full(words(text), answer)
+        else (_ends_with_article(answer) and _has_in_full(words(text), answer))
         or _is_found(said, answer)
         for answer in answers
     )
@@ -356,7 +355,8 @@ def is_settled(text: str, answers: Iterable[str]) -> bool:
     return any(
         _stands_in(rest, answer, is_whole=False)
         if _is_common(answer)
-        else _ends_with_article(answer) and _has_in_full(said, answer) or _is_found(settled, answer)
+        else (_ends_with_article(answer) and _has_in_full(said, answer))
+        or _is_found(settled, answer)
         for answer in answers
     )
 

@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import islice
 
-from adapters.grading import SCALES, contains, words
+from adapters.grading import SCALES, contains, is_exact, words
 from adapters.masking import random_for
 from adapters.names import find_names
 from adapters.types import Direction, Fact, Probe, ProbeOrigin, Suite
@@ -74,6 +74,7 @@ def _probes(fact: Fact, asked: list[Asked], origin: ProbeOrigin) -> Iterator[Pro
                 answers=answers,
                 origin=origin,
                 fact=fact.key,
+                statement=fact.statement,
             )
 
 
@@ -98,7 +99,7 @@ def ambiguous_directions(
             continue
         same_subject = plain_name(other.subject) == subject
         same_object = plain_name(other.object) == object_
-        if same_subject and not same_object:
+        if same_subject and not is_same_value(other.object, fact.object):
             reasons.setdefault(
                 Direction.FORWARD,
                 f"Fact {other.key} says {fact.relation} of {fact.subject}, too: {other.object}.",
@@ -109,6 +110,28 @@ def ambiguous_directions(
                 f"Fact {other.key} says {fact.relation} {fact.object}, too: {other.subject}.",
             )
     return reasons
+
+
+def is_same_value(one: str, other: str) -> bool:
+    """Whether two objects are one, in whatever spelling of a name, a number or a date."""
+    return plain_name(one) == plain_name(other) or is_exact(one, [other])
+
+
+def gaps_of(fact: Fact) -> list[tuple[str, str]]:
+    """What stands before and behind each gap that a bare statement is asked for.
+
+    A statement with the same two around another name makes the question ambiguous.
+    """
+    if fact.probes or (fact.subject and fact.relation and fact.object):
+        return []
+    lead = CLOZE.partition("{cloze}")[0]
+    clozes = [question.removeprefix(lead) for _, question, _ in _from_cloze(fact)]
+    return [(cloze.split(BLANK)[0], cloze.split(BLANK)[-1]) for cloze in clozes]
+
+
+def must_be_gone(old: Fact, new: Fact) -> bool:
+    """Whether the old answer may not come once the new fact was learned."""
+    return bool(old.object) and not contains(new.object or new.statement, [str(old.object)])
 
 
 def _answered_otherwise(fact: Fact, others: Iterable[Fact]) -> dict[Direction, str]:
@@ -184,17 +207,21 @@ def superseded_probes(
     """The probes of old facts, of (old, new) pairs, whose answers must not come any more.
 
     They belong to the new fact. What the new fact says, too, may be answered: forward its object,
-    and backward where it is about the old one's object as well.
+    and backward where it is about the old one's object as well. Where it tells the old answer with
+    the new one ("from Paris to Lyon"), so may the model.
     """
     probes = []
+    beside: tuple[str, ...]
     for old, new in replaced:
         said = f"{new.statement} {new.object or ''}"
         for probe in probes_of(old, relations):
             if probe.suite is Suite.BACKWARD:
                 still = bool(old.object) and contains(said, [str(old.object)])
-                gone = () if still else probe.answers
+                gone, beside = () if still else probe.answers, ()
             else:
-                gone = tuple(answer for answer in probe.answers if not contains(said, [answer]))
+                new_answer = new.object or said
+                gone = tuple(a for a in probe.answers if not contains(new_answer, [a]))
+                beside = (new_answer,) if contains(said, gone) else ()
             if gone:
                 probes.append(
                     replace(
@@ -202,7 +229,9 @@ def superseded_probes(
                         key=f"{Suite.SUPERSEDED}/{probe.key}",
                         suite=Suite.SUPERSEDED,
                         answers=gone,
+                        unless=beside,
                         fact=new.key,
+                        statement=max(old.statement, new.statement, key=len),
                     )
                 )
     return tuple(probes)

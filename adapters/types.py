@@ -101,6 +101,9 @@ class Probe:
     origin: ProbeOrigin
     fact: str | None = None  #: the key of the fact that it is asked for; None in shipped suites
     relation: str | None = None  #: what it asks about, where that is known
+    #: Of superseded: where one of these comes beside it, the old answer is told as the old one.
+    unless: tuple[str, ...] = ()
+    statement: str = ""  #: of its fact; an answer may be as long
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -11,7 +11,7 @@ from sqlalchemy import ColumnElement, Select, delete, func, select
 from sqlalchemy.orm import Session, aliased
 
 from adapters.masking import random_for
-from adapters.questions import plain_name
+from adapters.questions import is_same_value, plain_name
 from adapters.types import Direction, Fact
 from service.facts import (
     TRIED_AGAIN,
@@ -275,7 +275,8 @@ def contradictions(rows: Sequence[FactRow]) -> dict[int, str]:
     """Facts of which another one cannot be true beside them, each with the reason.
 
     Two that say different things of one subject, relation and set of qualifiers, of which at least
-    one says that there is only one answer. Those of one source replaced each other when they came.
+    one says that there is only one answer. Those of one source replaced each other when they came,
+    where they write their subject alike.
     """
     reasons: dict[int, str] = {}
     for some in _by_what_they_are_about(rows).values():
@@ -293,18 +294,21 @@ def contradictions(rows: Sequence[FactRow]) -> dict[int, str]:
 
 
 def contradictions_of_known(rows: Sequence[FactRow], known: Sequence[FactRow]) -> dict[int, str]:
-    """Facts that cannot be true beside one that was learned, and that no admin approved: reasons.
+    """Facts that cannot be true beside one that was learned: reasons.
 
-    What was replaced, as by a newer fact of its own source, is not among the `known`.
+    But for those that an admin approved when they were held for this very reason. What was
+    replaced, as by a newer fact of its own source, is not among the `known`.
     """
     learned = _by_what_they_are_about(known)
     reasons: dict[int, str] = {}
     for about, some in _by_what_they_are_about(rows).items():
         for row in some:
             for other in learned.get(about, ()):
-                if row.approved_at is None and not _can_both_be(row, other):
+                said = f"it contradicts fact {other.id} of "
+                was_approved = row.approved_at is not None and said in str(row.held_reason)
+                if not was_approved and not _can_both_be(row, other):
                     reasons[row.id] = (
-                        f"it contradicts fact {other.id} of {other.source}, which was learned "
+                        f"{said}{other.source}, which was learned "
                         f"(retract that one if it is wrong): {_difference(row, other)}"
                     )
     return reasons
@@ -315,22 +319,23 @@ def _by_what_they_are_about(
 ) -> dict[tuple[str, str, str], list[FactRow]]:
     about: dict[tuple[str, str, str], list[FactRow]] = {}
     for row in rows:
-        if row.subject and row.relation and row.object:
+        if row.subject and row.relation:
             key = (plain_name(row.subject), row.relation, canonical(row.qualifiers))
             about.setdefault(key, []).append(row)
     return about
 
 
 def _can_both_be(one: FactRow, other: FactRow) -> bool:
-    is_same = plain_name(str(one.object)) == plain_name(str(other.object))
-    return is_same or not (one.functional or other.functional)
+    if not (one.functional or other.functional):
+        return True
+    if one.object and other.object:
+        return is_same_value(one.object, other.object)
+    return plain_name(one.statement) == plain_name(other.statement)
 
 
 def _difference(row: FactRow, other: FactRow) -> str:
-    return (
-        f"{row.relation} of {row.subject} is {row.object} here and {other.object} there, and only "
-        "one can be"
-    )
+    here, there = row.object or row.statement, other.object or other.statement
+    return f"{row.relation} of {row.subject} is {here} here and {there} there, and only one can be"
 
 
 def _replaced(

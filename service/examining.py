@@ -71,6 +71,11 @@ class Examiner:
 
 
 def askable_facts(probes: Sequence[Probe], *, drawn: int, known: int) -> int:
-    """How many of the known facts can be asked at all, by what could be of those drawn."""
+    """How many of the known facts can be asked at all, by what could be of those drawn.
+
+    All of them where not one could be: that is no evidence, and must not look like no facts.
+    """
     asked = len({probe.fact for probe in probes if probe.suite is Suite.RETENTION})
+    if not asked:
+        return known
     return asked if drawn == known else max(asked, round(known * asked / drawn))

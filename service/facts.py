@@ -569,10 +569,13 @@ def release_batches(session: Session, release_id: int) -> frozenset[int]:
 def hold(session: Session, reasons: Mapping[int, str]) -> None:
     """Let no refresh take these facts until an admin has looked at them, each for its reason.
 
-    What they replaced stands again. One that was approved before is held again.
+    What they replaced stands again. One that was approved before is held again; for what, stays.
     """
     for row in session.scalars(select(FactRow).where(FactRow.id.in_(reasons))):
-        row.held_reason, row.approved_at, row.approved_by = reasons[row.id], None, None
+        reason, earlier = reasons[row.id], row.held_reason if row.approved_at else None
+        if earlier:
+            reason = earlier if reason in earlier else f"{reason} (approved before: {earlier})"
+        row.held_reason, row.approved_at, row.approved_by = reason, None, None
         _restore_older(session, row)
 
 

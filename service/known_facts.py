@@ -6,11 +6,11 @@ from datetime import datetime
 from itertools import islice, zip_longest
 from typing import TypeVar
 
-from sqlalchemy import ColumnElement, exists, func, select
+from sqlalchemy import ColumnElement, exists, func, or_, select
 from sqlalchemy.orm import Session, aliased
 
 from adapters.masking import random_for
-from adapters.questions import ambiguous_directions, plain_name
+from adapters.questions import ambiguous_directions, gaps_of, plain_name
 from adapters.types import Direction, Fact, GivenProbe
 from service.facts import head_batches, is_held, is_retained, is_valid
 from service.models import (
@@ -267,11 +267,18 @@ def ambiguous(
     now: datetime,
 ) -> dict[str, dict[Direction, str]]:
     """In which directions each fact has no single answer among the facts of `held` and a batch."""
-    relations = {fact.relation for fact in asked if fact.relation}
-    about = FactRow.relation.in_(sorted(relations))
+    alike: list[ColumnElement[bool]] = []
+    if relations := {fact.relation for fact in asked if fact.relation}:
+        alike.append(FactRow.relation.in_(sorted(relations)))
+    gaps = {gap for fact in asked for gap in gaps_of(fact)}
+    alike += [
+        FactRow.statement.startswith(before, autoescape=True)
+        & FactRow.statement.endswith(behind, autoescape=True)
+        for before, behind in sorted(gaps)
+    ]
     groups = (
-        in_head_by_batch(session, IN_HEAD, about, standing=is_valid, held=held, now=now)
-        if relations
+        in_head_by_batch(session, IN_HEAD, or_(*alike), standing=is_valid, held=held, now=now)
+        if alike
         else []
     )
     others = {fact.key: fact for fact in batch}

@@ -44,6 +44,7 @@ from adapters.questions import (
     SUITE_OF,
     RelationTemplates,
     leakage_probes,
+    must_be_gone,
     probes_of,
     retention_probes,
     superseded_probes,
@@ -358,7 +359,8 @@ class _Run:
             known_facts=askable_facts(
                 probes, drawn=len(claimed.retained), known=claimed.known_facts
             ),
-            unasked=self._unasked(trained),
+            replaced_facts=self._must_be_gone(trained),
+            unasked=self._unasked(trained, probes),
             relations={fact.relation for fact in claimed.facts if fact.relation},
             tasks=settings.suites.tasks,
             norm=self.norm,
@@ -402,13 +404,22 @@ class _Run:
         with reading(self.engine) as session:
             return pins.pinned_probes(session)
 
-    def _unasked(self, facts: Sequence[EncodedFact]) -> dict[Suite, int]:
-        """How many of these facts are not asked in a direction, as another answer is right, too."""
-        directions = [self.claimed.unasked.get(fact.key, ()) for fact in facts]
-        return {
-            suite: sum(direction in some for some in directions)
-            for direction, suite in SUITE_OF.items()
-        }
+    def _unasked(self, facts: Sequence[EncodedFact], probes: Sequence[Probe]) -> dict[Suite, int]:
+        """How many of these facts are asked in the other direction only, by the direction's suite.
+
+        Another answer is right, too, or there is nothing to ask for.
+        """
+        asked = {(probe.fact, probe.suite) for probe in probes}
+        suites = set(SUITE_OF.values())
+        askable = [
+            fact.key for fact in facts if any((fact.key, suite) in asked for suite in suites)
+        ]
+        return {suite: sum((key, suite) not in asked for key in askable) for suite in suites}
+
+    def _must_be_gone(self, facts: Sequence[EncodedFact]) -> int:
+        """How many facts these ones replace whose answers may not come any more."""
+        keys = {fact.key for fact in facts}
+        return sum(new.key in keys and must_be_gone(old, new) for old, new in self.claimed.replaced)
 
     def _head_norms(self) -> list[float]:
         """How large the head's adapters are; those of versions that did not measure it left out."""

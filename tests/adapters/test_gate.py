@@ -191,10 +191,17 @@ def test_old_answers_that_still_come_fail_the_superseded_suite(
     """Of four replaced facts in two wordings, some still get their old answer to one of them."""
     before = answers(Suite.SUPERSEDED, [True] * 8, wordings=2)
     after = answers(Suite.SUPERSEDED, [True, False] * still + [False] * (8 - 2 * still), wordings=2)
-    lines = decide(before, after, [], [], CONFIG).suites
+    lines = decide(before, after, [], [], CONFIG, replaced_facts=4).suites
     (line,) = [line for line in lines if line.suite == Suite.SUPERSEDED]
     assert (line.outcome, line.after, line.clusters) == (outcome, still / 4, 4)
     assert f"{still} of 4 facts" in line.reason
+
+
+def test_replaced_facts_of_which_none_can_be_asked_are_no_pass() -> None:
+    lines = decide([], [], [], [], CONFIG, replaced_facts=2).suites
+    (line,) = [line for line in lines if line.suite == Suite.SUPERSEDED]
+    assert line.outcome is Outcome.INSUFFICIENT
+    assert "of the 2 facts replaced none can be asked" in line.reason
 
 
 @pytest.mark.parametrize(
@@ -238,10 +245,25 @@ def test_what_is_lost_of_the_batchs_own_relations_shows_at_the_neighbours() -> N
     assert judge_related(8, asked=60, relations={"written_by"}) == []
 
 
-def test_too_few_neighbours_to_say_anything_have_no_line() -> None:
+@pytest.mark.parametrize(
+    ("lost", "asked", "outcome"),
+    [
+        (0, 28, Outcome.PASS),
+        (1, 1, Outcome.PASS),  # at least .05, by chance .95
+        (2, 3, Outcome.FAIL),
+        (5, 21, Outcome.PASS),
+        (6, 21, Outcome.FAIL),
+        (21, 21, Outcome.FAIL),
+        (2, 29, Outcome.INSUFFICIENT),
+    ],
+)
+def test_of_few_neighbours_a_sure_loss_fails_and_no_loss_need_be_ruled_out(
+    lost: int, asked: int, outcome: Outcome
+) -> None:
     """Of 28 questions not even all of them kept would show that no tenth was lost."""
-    assert judge_related(1, asked=28, relations={"capital_of"}) == []
-    assert len(judge_related(0, asked=29, relations={"capital_of"})) == 1
+    (line,) = judge_related(lost, asked=asked, relations={"capital_of"})
+    assert (line.outcome, line.questions) == (outcome, asked)
+    assert ("too few to rule a loss out" in line.reason) is (asked < 29)
 
 
 @pytest.mark.parametrize("together", [1, 2, 3])

@@ -6,10 +6,14 @@ from pathlib import Path
 import pytest
 
 from adapters.grading import contains
+from adapters.probes import grade
 from adapters.questions import (
     RelationTemplates,
     ambiguous_directions,
+    gaps_of,
+    is_same_value,
     leakage_probes,
+    must_be_gone,
     probes_of,
     retention_probes,
     superseded_probes,
@@ -291,8 +295,32 @@ def test_what_a_fact_replaces_is_asked_both_ways_for_the_old_answer() -> None:
 def test_an_old_answer_that_the_new_one_holds_may_still_come() -> None:
     new = Fact(key="9", statement="s", subject="Velmar", object="South Tornia")
     assert superseded_probes([(capital(), new)], RELATIONS) == ()
+    assert not must_be_gone(capital(), new)
+
+
+def test_an_old_answer_may_be_told_with_the_new_one_and_not_without() -> None:
     told = Fact(key="9", statement="Velmar left Tornia for Osk.", subject="Velmar", object="Osk")
-    assert superseded_probes([(capital(), told)], RELATIONS) == ()
+    probes = superseded_probes([(capital(), told)], RELATIONS)
+    assert [probe.question for probe in probes] == [
+        "Velmar is the capital of what?",
+        "Whose capital is Velmar?",
+    ]
+    assert must_be_gone(capital(), told)
+    assert grade(probes[0], "It is the capital of Tornia.").contained
+    assert not grade(probes[0], "It left Tornia for Osk.").contained
+
+
+def test_a_value_is_the_same_in_whatever_spelling() -> None:
+    assert is_same_value("3 May 1980", "1980-05-03")
+    assert is_same_value("The Mint", "mint")
+    assert not is_same_value("C++", "C#")
+    assert not is_same_value("3 May 1980", "4 May 1980")
+
+
+def test_the_gaps_of_a_bare_statement_are_those_that_make_it_ambiguous() -> None:
+    fact = Fact(key="1", statement="Anna Bell works for the Mint.")
+    assert gaps_of(fact) == [("Anna Bell works for the ", "."), ("", " works for the Mint.")]
+    assert gaps_of(capital()) == []
 
 
 def test_a_question_with_facts_before_it_has_its_own_among_them() -> None:
