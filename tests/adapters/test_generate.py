@@ -96,8 +96,8 @@ def test_an_answer_may_be_as_long_as_the_statement_it_asks_for(tiny: Backbone, w
         PROBE, question=QUESTIONS[0], answers=("sun",), statement=fact.statement, fact=fact.key
     )
     asked = [probe, replace(PROBE, key="other", question=QUESTIONS[1])]
-    answers = dict(ask(tiny, asked, at_most_tokens=12))
-    plain = dict(answer_all(tiny, QUESTIONS[:2], at_most_tokens=12))
+    answers = dict(ask(tiny, asked, at_most_tokens=16))
+    plain = dict(answer_all(tiny, QUESTIONS[:2], at_most_tokens=16))
     assert answers[1].text == plain[1]
     assert answers[0].text.startswith(plain[0])
     assert (len(answers[0].text) > len(plain[0])) is (words == 60)
