@@ -57,9 +57,15 @@ class Update:
     factors: dict[str, tuple[Tensor, Tensor]]  #: the model's tensor -> (A (r, in), B (out, r))
 
 
-def environment() -> dict[str, str]:
-    """What the bits of a sum depend on beside its recipe; a snapshot says where it was composed."""
+def environment(config: BaseConfig) -> dict[str, str]:
+    """What a snapshot's bits depend on beside its recipe; it says where and how it was composed.
+
+    Its card has the base's name and licence.
+    """
     return {
+        "base": config.name,
+        "licence": str(config.licence),
+        "dtype": config.dtype,
         "method": str(METHOD),
         "torch": torch.__version__,
         "processor": torch.backends.cpu.get_cpu_capability(),
@@ -122,7 +128,8 @@ def write_snapshot(
         if wanted not in (None, digest):
             raise ArtefactError(
                 f"{folder.name} was composed as {str(wanted)[:12]}… and now comes out as "
-                f"{digest[:12]}…: another machine or library version adds otherwise."
+                f"{digest[:12]}…: another machine or library version adds otherwise, and so do "
+                "another base.name, base.licence or base.dtype in the settings."
             )
         return digest
 

@@ -156,18 +156,26 @@ class Bounded:
 class SharedLook:
     """A look at something that may hang, in a thread of its own, shared by all who ask meanwhile.
 
-    The threads of requests may all be waiting for the same thing.
+    The threads of requests may all be waiting for the same thing. A look that takes too long is
+    left to itself, and another one begun: what hung for it may be well again.
     """
+
+    LOOKS = 4  #: at once
+    TOO_LONG_S = 30.0
 
     def __init__(self, look: Callable[[], int]) -> None:
         self._look = look
-        self._thread = CapacityLimiter(1)
+        self._threads = CapacityLimiter(self.LOOKS)
+        self._began = 0.0
         self._looking: asyncio.Task[int] | None = None
 
     async def result(self, *, within_s: float) -> int:
         """What it finds. Raises TimeoutError, and what the look raises."""
-        if self._looking is None or self._looking.done():
-            work = run_sync(self._look, limiter=self._thread, abandon_on_cancel=True)
+        now = asyncio.get_running_loop().time()
+        hangs = now - self._began > self.TOO_LONG_S and self._threads.available_tokens > 0
+        if self._looking is None or self._looking.done() or hangs:
+            self._began = now
+            work = run_sync(self._look, limiter=self._threads, abandon_on_cancel=True)
             self._looking = asyncio.create_task(work)
             self._looking.add_done_callback(lambda looked: looked.cancelled() or looked.exception())
         return await asyncio.wait_for(asyncio.shield(self._looking), within_s)

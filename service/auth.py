@@ -83,8 +83,8 @@ def read_pepper(state_dir: Path) -> bytes:
         pepper = (state_dir / PEPPER).read_bytes()
     except OSError as error:
         raise DatabaseNotReady(
-            f"The pepper of the API keys, {state_dir / PEPPER}, cannot be read; "
-            "run `lorewright init`."
+            f"The pepper of the API keys, {state_dir / PEPPER}, cannot be read; bring it back from "
+            "a backup, or run `lorewright init` where there never was one."
         ) from error
     if len(pepper) < 32:
         raise DatabaseNotReady(f"The pepper {state_dir / PEPPER} is damaged: it is too short.")

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from sqlalchemy import URL, Engine, inspect, select
+from sqlalchemy import URL, Engine, func, inspect, select
 from sqlalchemy.orm import Session
 
 from adapters.errors import ArtefactError
@@ -26,7 +26,7 @@ from adapters.store import (
 )
 from service import lineage
 from service.auth import PEPPER
-from service.db import opened, reading
+from service.db import opened, reading, upgrade
 from service.errors import Conflict
 from service.fsck import check
 from service.models import Adapter, Erasure
@@ -64,6 +64,7 @@ def back_up(settings: Settings, engine: Engine, to: Path) -> Backup:
         _copy_database(engine, partial)
         with reading(engine) as session:
             _refuse_while_erasing(session)
+            erasures = _newest_erasure(session)
             head = lineage.read_head(session).release_id
             base = lineage.read_head(session).recipe.base_digest
             kept = select(Adapter.digest).where(Adapter.erased_at.is_(None))
@@ -76,8 +77,19 @@ def back_up(settings: Settings, engine: Engine, to: Path) -> Backup:
             if (settings.state_dir / name).exists():
                 shutil.copy2(settings.state_dir / name, partial / name)
         write_manifest(partial, kind="backup", about={"head": head, "adapters": digests})
+        with reading(engine) as session:  # copying takes long
+            _refuse_while_erasing(session)
+            if _newest_erasure(session) != erasures:
+                raise Conflict(
+                    "Facts were erased while the backup was made, and it would keep them; make it "
+                    "again."
+                )
         size = sum(path.stat().st_size for path in partial.rglob("*") if path.is_file())
     return Backup(folder=str(to), head_release=head, adapters=len(digests), bytes=size)
+
+
+def _newest_erasure(session: Session) -> int | None:
+    return session.scalar(select(func.max(Erasure.id)))
 
 
 def _refuse_while_erasing(session: Session) -> None:
@@ -109,13 +121,19 @@ def restore(settings: Settings, source: Path) -> Backup:
         raise Conflict(
             f"{settings.state_dir} holds {', '.join(held)} already; restore into an empty one."
         )
-    _restore_database(settings, source)
+    secrets = [name for name in SECRETS if (source / name).exists()]
+    for name in secrets:  # first: a database without them would be given others
+        shutil.copy2(source / name, settings.state_dir / name)
+    try:
+        _restore_database(settings, source)
+    except BaseException:
+        for name in secrets:
+            (settings.state_dir / name).unlink()
+        raise
     for name in ("base", "adapters"):
         if (source / name).is_dir():
             shutil.copytree(source / name, settings.state_dir / name)
-    for name in SECRETS:
-        if (source / name).exists():
-            shutil.copy2(source / name, settings.state_dir / name)
+    upgrade(settings.url)  # it may be of an earlier version
     with opened(settings.url) as engine:
         problems = check(settings, engine, fast=False, now=datetime.now(UTC)).problems
         if problems:

@@ -7,7 +7,7 @@ from datetime import datetime
 from itertools import combinations
 from types import MappingProxyType
 
-from sqlalchemy import ColumnElement, Select, delete, func, select
+from sqlalchemy import ColumnElement, Select, delete, false, func, select
 from sqlalchemy.orm import Session, aliased
 
 from adapters.masking import random_for
@@ -43,6 +43,7 @@ from service.models import (
     MembershipOutcome,
     Refresh,
     RefreshOutcome,
+    Replacement,
     Replay,
     TrainingLoss,
 )
@@ -257,13 +258,18 @@ def _begin(
         held=held,
         now=now,
     )
+    replaced = _replaced(session, facts, held)
+    session.add_all(
+        Replacement(batch_id=batch.id, fact_id=key)
+        for key in sorted({int(old.key) for old, _ in replaced})
+    )
     return ClaimedBatch(
         refresh_id=refresh.id,
         batch_id=batch.id,
         facts=facts,
         replayed=tuple(fact_of(row) for row in replayed),
         retained=tuple(fact_of(row) for row in retained),
-        replaced=_replaced(session, facts, held),
+        replaced=replaced,
         forgotten=tuple(fact_of(row) for row in again),
         known_facts=len(known),
         unasked=unasked,
@@ -556,15 +562,18 @@ def forget_replays(session: Session, refresh_id: int, fact_ids: Iterable[int]) -
     session.execute(delete(Replay).where(Replay.batch_id == batch, Replay.fact_id.in_(fact_ids)))
 
 
-def withdrawn(session: Session, memberships: Sequence[Membership]) -> list[int]:
-    """Those of the facts that no longer stand, though they did when the batch was claimed."""
+def withdrawn(
+    session: Session, memberships: Sequence[Membership], *, or_replaced: bool = False
+) -> list[int]:
+    """Those of the facts that were retracted since the batch was claimed, `or_replaced`."""
     ids = [membership.fact_id for membership in memberships]
     return list(
         session.scalars(
             select(FactRow.id)
             .where(
                 FactRow.id.in_(ids),
-                FactRow.retracted_at.is_not(None) | FactRow.superseded_by.is_not(None),
+                FactRow.retracted_at.is_not(None)
+                | (FactRow.superseded_by.is_not(None) if or_replaced else false()),
             )
             .order_by(FactRow.id)
         )

@@ -2,7 +2,8 @@
 
 Only these print. What loads a model is imported inside the command that needs it, so that `serve`
 never imports torch. Exit codes: 0 done, 1 refused or failed (one sentence on stderr says why), 2
-wrong usage or settings, 3 a refresh or removal after which the head stays, 130 stopped by a signal.
+wrong usage or settings, 3 a refresh or removal after which the head stays, 4 another refresh or
+rebase runs, 130 stopped by a signal.
 """
 
 import logging
@@ -30,7 +31,7 @@ from service.commands import (
     state,
 )
 from service.commands.console import context, err
-from service.errors import ServiceError, SettingsError, Stopped
+from service.errors import BUSY, LeaseHeld, ServiceError, SettingsError, Stopped
 from service.settings import CONFIG_VARIABLE, DEFAULT_CONFIG
 
 STOPPED = 130
@@ -110,6 +111,8 @@ def _run() -> None:
         _fail(str(error), STOPPED)
     except SettingsError as error:
         _fail(str(error), 2)
+    except LeaseHeld as error:
+        _fail(str(error), BUSY)
     except (ServiceError, AdapterError) as error:
         _fail(str(error), 1)
     except SQLAlchemyError as error:

@@ -19,6 +19,7 @@ from sqlalchemy import Engine, func, select
 from sqlalchemy.orm import Session
 
 from adapters.compose import environment
+from adapters.config import BaseConfig
 from adapters.errors import ArtefactError
 from adapters.store import (
     PARTIAL,
@@ -62,10 +63,9 @@ class Collection:
 
 def find_leftovers(settings: Settings, engine: Engine, *, now: datetime) -> Collection:
     """What could be removed now; nothing is."""
-    places = Places(settings.state_dir)
     with reading(engine) as session:
         kept = needed_releases(session, settings.storage.keep_snapshots)
-        found = tuple(_leftovers(places, session, kept, now=now))
+        found = tuple(_leftovers(settings, session, kept, now=now))
     return _collection(found, kept)
 
 
@@ -138,8 +138,9 @@ def needed_releases(session: Session, earlier: int) -> tuple[int, ...]:
 
 
 def _leftovers(
-    places: Places, session: Session, kept: tuple[int, ...], *, now: datetime
+    settings: Settings, session: Session, kept: tuple[int, ...], *, now: datetime
 ) -> Iterator[Leftover]:
+    places = Places(settings.state_dir)
     releases = {
         release.recipe_digest[:DIGEST_CHARACTERS]: release
         for release in session.scalars(select(Release))
@@ -153,7 +154,7 @@ def _leftovers(
         if release is None:
             if _is_old(path, now):
                 yield _leftover(places, path, "no release is composed so")
-        elif release.id in kept or not _comes_again(path):
+        elif release.id in kept or not _comes_again(path, settings.base):
             continue
         elif release.id in were_head or _is_old(path, now):  # or a rebase is about to need it
             yield _leftover(places, path, f"release {release.id} can be composed again")
@@ -170,10 +171,10 @@ def _leftovers(
                 yield _leftover(places, path, "whoever wrote it is gone")
 
 
-def _comes_again(snapshot: Path) -> bool:
+def _comes_again(snapshot: Path, described: BaseConfig) -> bool:
     """Whether composing it here and now would give the same bits, or it is of no use as it is."""
     try:
-        return bool(read_manifest(snapshot)["about"]["composed_in"] == environment())
+        return bool(read_manifest(snapshot)["about"]["composed_in"] == environment(described))
     except ArtefactError:
         return True
     except (KeyError, TypeError):  # composed before this was written down

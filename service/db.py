@@ -45,7 +45,14 @@ def make_engine(url: str) -> Engine:
             pool_pre_ping=True,
             pool_timeout=POOL_TIMEOUT_S,
             hide_parameters=True,
-            connect_args={"connect_timeout": CONNECT_TIMEOUT_S, "tcp_user_timeout": 15_000},
+            connect_args={
+                "connect_timeout": CONNECT_TIMEOUT_S,
+                "tcp_user_timeout": 15_000,  # ms
+                # A host that dies while a statement runs there leaves nothing unacknowledged.
+                "keepalives_idle": 10,
+                "keepalives_interval": 5,
+                "keepalives_count": 3,
+            },
         )
         event.listen(engine, "handle_error", _leave_out_values)
         return engine
@@ -185,7 +192,19 @@ def upgrade(url: str) -> None:
     database = make_url(url).database
     if make_url(url).get_backend_name() == "sqlite" and database:
         Path(database).parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with opened(url) as engine, engine.connect() as connection:
+        _refuse_newer(MigrationContext.configure(connection).get_current_revision())
     command.upgrade(alembic_config(url), "head")
+
+
+def _refuse_newer(found: str | None) -> None:
+    """Raises DatabaseNotReady for a schema that this version has no migration to."""
+    known = ScriptDirectory.from_config(alembic_config(""))
+    if found is not None and found not in {step.revision for step in known.walk_revisions()}:
+        raise DatabaseNotReady(
+            f"The database is at schema {found}, which this version does not know: a newer one "
+            "made it. Install that one again, or restore a backup from before."
+        )
 
 
 def check_writable(engine: Engine) -> None:
@@ -216,6 +235,7 @@ def check_at_head(engine: Engine) -> None:
         found = MigrationContext.configure(connection).get_current_revision()
     if found is None:
         raise DatabaseNotReady("The database is empty; run `lorewright init`.")
+    _refuse_newer(found)
     if found != wanted:
         raise DatabaseNotReady(
             f"The database is at schema {found}, this version needs {wanted}; "

@@ -19,6 +19,8 @@
 `service.api` maps them to problem+json, `service.cli` to exit codes; nothing else does.
 """
 
+BUSY = 4  #: exit code: the same can be done once what runs has ended
+
 
 class ServiceError(Exception):
     """Anything that the service refuses to go on with."""
@@ -45,7 +47,7 @@ class HeadMoved(Conflict):
 
 
 class LeaseHeld(ServiceError):
-    """Another refresh is running."""
+    """Another refresh is running. The command line ends with BUSY."""
 
 
 class LeaseLost(ServiceError):

@@ -4,15 +4,18 @@ import os
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
+from sqlalchemy import func, select
+
 from adapters.anchor import anchors_of
 from adapters.backbones import convert_base, verify_base
 from adapters.store import MANIFEST, read_manifest
 from adapters.suites import read_prompts, read_suite
 from service import auth, lineage
 from service.current import follow_head
-from service.db import opened, upgrade, writing
+from service.db import opened, reading, upgrade, writing
 from service.errors import Conflict
 from service.examining import Examiner, Report
+from service.models import ApiKey
 from service.places import Places
 from service.settings import Settings
 
@@ -33,7 +36,9 @@ def initialise(settings: Settings) -> Initialised:
     """
     settings.state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
     upgrade(settings.url)
-    auth.make_pepper(settings.state_dir)
+    if not (settings.state_dir / auth.PEPPER).exists():
+        _refuse_a_lost_pepper(settings)
+        auth.make_pepper(settings.state_dir)
     folder = Places(settings.state_dir).base
     was_converted = not (folder / MANIFEST).exists()
     if was_converted:
@@ -86,3 +91,16 @@ def measure_base(settings: Settings, *, report: Report) -> None:
         kept=places.anchors,
     )
     Examiner(settings=settings, base_digest=digest).ask_base(suite, report=report)
+
+
+def _refuse_a_lost_pepper(settings: Settings) -> None:
+    """Raises Conflict where there are API keys, which only the pepper that made them can check."""
+    with opened(settings.url) as engine, reading(engine) as session:
+        good = select(func.count()).select_from(ApiKey).where(ApiKey.revoked_at.is_(None))
+        count = session.scalar(good)
+    if count:
+        raise Conflict(
+            f"{settings.state_dir / auth.PEPPER} is gone, and {count} API keys can be checked with "
+            "nothing else: bring it back from a backup. If it is lost, revoke them "
+            "(`lorewright keys list`, `keys revoke`), and run this again for a new one."
+        )

@@ -21,6 +21,7 @@ from service.models import (
     MembershipOutcome,
     Refresh,
     RefreshOutcome,
+    Replacement,
     Replay,
 )
 
@@ -300,15 +301,13 @@ def adapters_that_saw(session: Session, fact_ids: Sequence[int]) -> list[Adapter
         Refresh.outcome.in_([RefreshOutcome.PROMOTED, RefreshOutcome.REBASED])
     )
     trained = select(Membership.batch_id).join(Batch, Batch.id == Membership.batch_id)
-    heirs = select(FactRow.superseded_by).where(
-        FactRow.id.in_(fact_ids), FactRow.superseded_by.is_not(None)
-    )
     trained = trained.where(
-        Membership.fact_id.in_(fact_ids) | Membership.fact_id.in_(heirs),
+        Membership.fact_id.in_(fact_ids),
         Membership.outcome.in_(IN_HEAD) | Batch.refresh_id.not_in(promoted),
     )
     replayed = select(Replay.batch_id).where(Replay.fact_id.in_(fact_ids))
-    wanted = Adapter.batch_id.in_(trained) | Adapter.batch_id.in_(replayed)
+    replaced = select(Replacement.batch_id).where(Replacement.fact_id.in_(fact_ids))
+    wanted = Adapter.batch_id.in_(trained.union(replayed, replaced))
     return list(session.scalars(select(Adapter).where(wanted).order_by(Adapter.id)))
 
 

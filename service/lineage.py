@@ -365,7 +365,8 @@ def undecided_candidate(session: Session, adapter_id: int) -> tuple[Head, Recipe
             f"Facts of adapter {adapter_id} were in a later batch, too: "
             f"{', '.join(map(str, later))}. Its verdict is the one that counts."
         )
-    withdrawn = batches.withdrawn(session, batches.decided_by_verdict(session, refresh.id))
+    decided = batches.decided_by_verdict(session, refresh.id)
+    withdrawn = batches.withdrawn(session, decided, or_replaced=True)
     if withdrawn:
         raise Conflict(
             f"Fact {', '.join(map(str, withdrawn))} of adapter {adapter_id} was withdrawn or "
@@ -423,12 +424,14 @@ def _add_to_head(
 def _add_to_line(session: Session, candidate: Candidate, *, now: datetime) -> int:
     """The release of head and candidate, with the memberships in work decided.
 
-    Raises HeadMoved where a fact of the batch was withdrawn meanwhile.
+    Raises HeadMoved where a fact of the batch was retracted meanwhile. One that was replaced goes
+    in as it was: a source that replaces one faster than a batch is trained would keep all others
+    out, and its successor is in the next batch, whose gate asks that the old answer is gone.
     """
     withdrawn = batches.withdrawn(session, batches.in_work(session, candidate.refresh_id))
     if withdrawn:
         raise HeadMoved(
-            f"Fact {', '.join(map(str, withdrawn))} was withdrawn or replaced meanwhile; "
+            f"Fact {', '.join(map(str, withdrawn))} was retracted meanwhile; "
             "the others wait for a batch without it."
         )
     adapter = session.get_one(Adapter, candidate.adapter_id)
@@ -452,7 +455,7 @@ def pass_beside_head(
 ) -> int:
     """Make a release of a line beside the head that passed the gate; the head stays. Its id.
 
-    Raises HeadMoved where a fact of the batch was withdrawn meanwhile.
+    Raises HeadMoved where a fact of the batch was retracted meanwhile.
     """
     release_id = _add_to_line(session, candidate, now=now)
     _end(session, candidate.refresh_id, RefreshOutcome.REBASED, verdict, now)

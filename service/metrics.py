@@ -15,14 +15,13 @@ from typing import Any
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
-from sqlalchemy import Engine, func, select
+from sqlalchemy import ColumnElement, Engine, case, func, select
 from sqlalchemy.orm import InstrumentedAttribute, Session
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from service import batches, facts, leases, lineage
+from service import batches, facts, leases, lineage, webhooks
 from service.db import reading
 from service.models import (
-    Delivery,
     Erasure,
     FactRow,
     HeadAction,
@@ -112,7 +111,7 @@ class _State(Collector):
             yield from _facts(session, now)
             yield from _refreshes(session, now)
             yield from _head(session, now)
-            yield from _waiting(session)
+            yield from _waiting(session, self.settings, now)
         yield from _disk(self.settings, self.engine)
 
 
@@ -142,18 +141,25 @@ def _age(since: datetime | None, now: datetime) -> float:
     return 0.0 if since is None else max(0.0, (now - since).total_seconds())
 
 
+def _since() -> ColumnElement[datetime]:
+    """SQL for: since when a fact may be trained."""
+    begun = case(
+        (FactRow.valid_from > FactRow.recorded_at, FactRow.valid_from), else_=FactRow.recorded_at
+    )
+    return case((FactRow.approved_at > begun, FactRow.approved_at), else_=begun)
+
+
 def _facts(session: Session, now: datetime) -> Iterator[Metric]:
     stored = session.scalar(select(func.count()).select_from(FactRow)) or 0
-    oldest = session.scalar(select(func.min(FactRow.recorded_at)).where(facts.is_pending(now)))
-    held = session.scalar(
-        select(func.count()).select_from(FactRow).where(facts.is_held(), facts.is_valid(now))
-    )
+    oldest = session.scalar(select(func.min(_since())).where(facts.is_pending(now)))
     yield _gauge("facts_stored", "Facts that were ever stored.", stored)
     yield _gauge("facts_pending", "Facts in no batch yet.", batches.count_pending(session, now=now))
-    yield _gauge("facts_held", "Facts that wait for an admin.", held or 0)
+    yield _gauge(
+        "facts_held", "Facts that wait for an admin.", batches.count_held(session, now=now)
+    )
     yield _gauge(
         "facts_oldest_pending_seconds",
-        "Age of the oldest fact that is in no batch yet; 0 where there is none.",
+        "For how long the oldest fact in no batch yet could be learned; 0 where there is none.",
         _age(oldest, now),
     )
     outcomes = _counted(session, Membership.outcome, MembershipOutcome)
@@ -200,15 +206,20 @@ def _head(session: Session, now: datetime) -> Iterator[Metric]:
     yield _gauge("releases", "Releases.", session.scalar(select(func.count(Release.id))) or 0)
 
 
-def _waiting(session: Session) -> Iterator[Metric]:
+def _waiting(session: Session, settings: Settings, now: datetime) -> Iterator[Metric]:
     for name, about, open_ in (
         ("operations_open", "Requests of admins that have not ended.", Operation.ended_at),
         ("erasures_open", "Erasures that are not complete.", Erasure.completed_at),
-        ("deliveries_failing", "Head moves that the receiver did not take.", Delivery.delivered_at),
     ):
         kind = open_.class_
         count = session.scalar(select(func.count()).select_from(kind).where(open_.is_(None)))
         yield _gauge(name, about, count or 0)
+    failing = webhooks.count_failing(session, settings.webhook, now)
+    yield _gauge(
+        "deliveries_failing",
+        "Head moves that the receiver has not taken and is told again.",
+        failing,
+    )
 
 
 def _disk(settings: Settings, engine: Engine) -> Iterator[Metric]:

@@ -201,6 +201,15 @@ class Replay(Base):
     fact_id: Mapped[int] = mapped_column(ForeignKey("facts.id"), primary_key=True, index=True)
 
 
+class Replacement(Base):
+    """A learned fact of which something was shown while a fact that replaced it was trained."""
+
+    __tablename__ = "replacements"
+
+    batch_id: Mapped[int] = mapped_column(ForeignKey("batches.id"), primary_key=True)
+    fact_id: Mapped[int] = mapped_column(ForeignKey("facts.id"), primary_key=True, index=True)
+
+
 class LeftOut(Base):
     """A direction in which a fact of a batch, or of its retention, was not asked, and why."""
 

@@ -5,7 +5,7 @@ an operator would type, in a process of its own, one at a time and in their orde
 daemons the one does that has the lease for it: whoever takes it knows that none is under way.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from datetime import datetime
 from enum import StrEnum
 from typing import Any
@@ -66,9 +66,15 @@ def is_open(session: Session) -> bool:
     return session.scalar(unended) is not None
 
 
-def begin_next(session: Session, *, owner: str, now: datetime) -> Operation | None:
+def begin_next(
+    session: Session, *, owner: str, without: Collection[int] = (), now: datetime
+) -> Operation | None:
     """The oldest that nobody has begun, which is the caller's now; None where there is none."""
-    waiting = select(Operation).where(Operation.started_at.is_(None)).order_by(Operation.id)
+    waiting = (
+        select(Operation)
+        .where(Operation.started_at.is_(None), Operation.id.not_in(without))
+        .order_by(Operation.id)
+    )
     for operation in session.scalars(waiting.limit(1).with_for_update(skip_locked=True)):
         operation.owner, operation.started_at = owner, now
         return operation

@@ -171,6 +171,7 @@ def changes_without(session: Session, fact_ids: Sequence[int], traces: Traces) -
     gone = set(fact_ids)
     named = re.compile(rf"\b[Ff]acts? (?:{'|'.join(map(str, sorted(gone)))})\b")
     asked_of = tuple(f"{Suite.SUPERSEDED}/{fact_id}/" for fact_id in gone)
+    renamed: dict[tuple[int, str], str] = {}  # the same before and after, which are paired by it
     for mapper in sorted(Base.registry.mappers, key=lambda mapper: mapper.class_.__name__):
         kind = mapper.class_
         names = HOLDS_TEXT.get(kind.__tablename__, ())
@@ -178,7 +179,7 @@ def changes_without(session: Session, fact_ids: Sequence[int], traces: Traces) -
             continue
         keys = [column.name for column in inspect(kind).primary_key]
         about = ["fact_id"] if "fact_id" in kind.__table__.columns else []
-        also = ["probe_key"] if kind is ProbeAnswer else []
+        also = ["refresh_id", "probe_key"] if kind is ProbeAnswer else []
         columns = [getattr(kind, name) for name in (*keys, *about, *names, *also)]
         for row in session.execute(select(*columns).execution_options(yield_per=1000)).mappings():
             is_about = bool(about) and row["fact_id"] in gone
@@ -190,7 +191,8 @@ def changes_without(session: Session, fact_ids: Sequence[int], traces: Traces) -
                 for name in names
             }
             if kind is ProbeAnswer and overwritten(row["probe_key"]) != row["probe_key"]:
-                new["probe_key"] = f"erased/{row['id']}"  # a trigger's key has its words
+                asked = (row["refresh_id"], row["probe_key"])  # a trigger's key has its words
+                new["probe_key"] = renamed.setdefault(asked, f"erased/{row['id']}")
             if any(new[name] != row[name] for name in new):
                 yield Change(kind, {**{key: row[key] for key in keys}, **new})
 

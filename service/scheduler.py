@@ -8,7 +8,7 @@ import json
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from service.children import Child
 from service.current import follow_head
 from service.db import first_line, reading, writing
 from service.disk import check_room, size_of_model
-from service.errors import BelowReserve, LeaseHeld, LeaseLost
+from service.errors import BUSY, BelowReserve, LeaseHeld, LeaseLost
 from service.logs import event
 from service.models import Operation
 from service.places import Places
@@ -141,14 +141,18 @@ class Clock:
     def operate(self) -> None:
         """Carry out what admins asked for, one after another, each in its turn.
 
-        Where another daemon is at it, that one does.
+        What cannot be done while a refresh runs waits for a later look, and keeps nothing else
+        waiting. Where another daemon is at it, that one does.
         """
+        busy: set[int] = set()
         with self.operating:
             try:
                 self._give_back()  # what the database could not take the last time
                 if hold := self._hold_operations():
-                    while (next_ := self._next_operation(hold)) and self._carry_out(next_, hold):
-                        pass
+                    while next_ := self._next_operation(hold, without=busy):
+                        if not self._carry_out(next_, hold):
+                            break
+                        busy.add(next_.id)
                     self._give_back()
             except LeaseLost:
                 self.hold = None
@@ -182,11 +186,11 @@ class Clock:
         self.hold = hold
         return hold
 
-    def _next_operation(self, hold: leases.Hold) -> Operation | None:
+    def _next_operation(self, hold: leases.Hold, *, without: Collection[int]) -> Operation | None:
         now = datetime.now(UTC)
         with writing(self.engine) as session:
             leases.renew(session, hold, now=now, lease_s=self.settings.schedule.lease_s)
-            return operations.begin_next(session, owner=hold.owner, now=now)
+            return operations.begin_next(session, owner=hold.owner, without=without, now=now)
 
     def _is_taken_over(self, hold: leases.Hold) -> bool:
         """Prolong the lease while a command runs. True where another daemon has it."""
@@ -226,6 +230,14 @@ class Clock:
             if ended is None:
                 operations.give_back(session, operation.id)
                 return False
+            if ended.code == BUSY:
+                operations.give_back(session, operation.id)
+                log.info(
+                    "operation %s waits until the refresh has ended",
+                    operation.id,
+                    extra=event("operation_waits", operation=operation.id),
+                )
+                return True
             said = log_path.read_text(encoding="utf-8", errors="replace").strip().splitlines()
             went_well = ended.code in operations.STATE_OF_CODE
             operations.end(

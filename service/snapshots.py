@@ -119,7 +119,7 @@ def compose_recipe(
         about={
             "base": recipe.base_digest,
             "adapters": list(recipe.adapter_digests),
-            "composed_in": environment(),
+            "composed_in": environment(settings.base),
         },
         wanted=wanted,
     )

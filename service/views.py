@@ -5,7 +5,7 @@ from statistics import fmean
 from typing import Any, Generic, TypeVar
 
 from pydantic import BaseModel, ConfigDict
-from sqlalchemy import func, select
+from sqlalchemy import case, func, select
 from sqlalchemy.orm import Session
 
 from adapters.grading import best_recall
@@ -366,7 +366,10 @@ def show_fact(session: Session, fact_id: int) -> FactDetail:
 
 
 def facts_to_review(session: Session, *, now: datetime, limit: int = MAX_PAGE) -> Review:
-    """What an admin should look at, oldest first: what no refresh will take up by itself again."""
+    """What an admin should look at, which no refresh will take up by itself again.
+
+    First what waits for an approval, each kind the oldest first.
+    """
     given_up = Membership.outcome.in_([MembershipOutcome.QUARANTINED, MembershipOutcome.REJECTED])
     rows = session.scalars(
         select(FactRow)
@@ -377,7 +380,7 @@ def facts_to_review(session: Session, *, now: datetime, limit: int = MAX_PAGE) -
             | (FactRow.valid_to <= now)
             | FactRow.id.in_(select(Membership.fact_id).where(given_up)),
         )
-        .order_by(FactRow.id)
+        .order_by(case((is_held(), 0), else_=1), FactRow.id)
         .limit(limit)
     ).all()
     states = states_of(session, rows, now=now)
@@ -484,7 +487,7 @@ def _answers(session: Session, refresh_id: int) -> list[AnswerView]:
             recall_after=after[row.probe_key].recall,
         )
         for row in rows
-        if row.stage == "before"
+        if row.stage == "before" and row.probe_key in after
     ]
 
 

@@ -20,7 +20,7 @@ from datetime import datetime, timedelta
 from pathlib import Path
 
 import httpx2
-from sqlalchemy import Engine, func, or_, select
+from sqlalchemy import Engine, Select, func, or_, select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
@@ -146,15 +146,29 @@ def _post(url: str, body: bytes, headers: dict[str, str], timeout_s: float) -> s
     return said[0] if said else f"the receiver did not come to its answer's end in {timeout_s:g} s"
 
 
-def _due(session: Session, webhook: WebhookSettings, now: datetime) -> Sequence[int]:
+def count_failing(session: Session, webhook: WebhookSettings, now: datetime) -> int:
+    """How many head moves were not taken when they were told, and will be told again."""
+    if webhook.url is None:
+        return 0
+    failing = _open(webhook, now).where(Delivery.seq.is_not(None))
+    return session.scalar(select(func.count()).select_from(failing.subquery())) or 0
+
+
+def _open(webhook: WebhookSettings, now: datetime) -> Select[int]:
+    """Head moves that are still to be told."""
     newest = select(func.max(HeadMove.seq)).scalar_subquery()
     is_young = HeadMove.moved_at > now - timedelta(seconds=webhook.give_up_after_s)
-    due = session.scalars(
+    return (
         select(HeadMove.seq)
         .outerjoin(Delivery, Delivery.seq == HeadMove.seq)
+        .where(or_(is_young, HeadMove.seq == newest), Delivery.delivered_at.is_(None))
+    )
+
+
+def _due(session: Session, webhook: WebhookSettings, now: datetime) -> Sequence[int]:
+    due = session.scalars(
+        _open(webhook, now)
         .where(
-            or_(is_young, HeadMove.seq == newest),
-            Delivery.delivered_at.is_(None),
             or_(Delivery.next_at.is_(None), Delivery.next_at <= now),
         )
         .order_by(HeadMove.seq.desc())

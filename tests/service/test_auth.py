@@ -2,7 +2,7 @@
 
 import stat
 from collections.abc import Callable
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from service import auth
 from service.auth import Caller, Scope
 from service.db import reading, writing
 from service.errors import Conflict, DatabaseNotReady, NotAllowed, NotFound
+from service.initialise import initialise
 from service.models import ApiKey
 from service.settings import Settings
 
@@ -204,3 +205,32 @@ def test_without_a_whole_pepper_no_key_is_checked(
     damage(tmp_path / "pepper")
     with pytest.raises(DatabaseNotReady, match="pepper"):
         auth.read_pepper(tmp_path)
+
+
+def test_a_lost_pepper_is_not_replaced_under_the_keys_it_made(
+    make_world: Callable[..., Any],
+) -> None:
+    """With another one no key would be good any more."""
+    settings, engine = make_world()
+    pepper = settings.state_dir / auth.PEPPER
+    now = datetime.now(UTC)
+    with writing(engine) as session:
+        key = auth.create_key(
+            session,
+            source="team",
+            scopes=[Scope.READ],
+            pepper=pepper.read_bytes(),
+            by="me",
+            now=now,
+        )
+    pepper.unlink()
+    with pytest.raises(Conflict, match="bring it back from a backup"):
+        initialise(settings)
+    assert not pepper.exists()
+    with writing(engine) as session:
+        for known in session.scalars(select(ApiKey.id)).all():
+            auth.revoke_key(session, known, by="me", now=now)
+    initialise(settings)
+    assert pepper.exists()
+    with reading(engine) as session, pytest.raises(NotAllowed):
+        auth.check_key(session, key, pepper=pepper.read_bytes(), now=now)

@@ -8,13 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from alembic import command
 from sqlalchemy import select
 
 from adapters.errors import ArtefactError
 from service import backup
 from service.asking import ask_release
 from service.backup import back_up, restore
-from service.db import make_engine, reading, writing
+from service.db import alembic_config, check_at_head, make_engine, reading, writing
 from service.errors import Conflict
 from service.fsck import check
 from service.models import Erasure, FactRow
@@ -89,6 +90,37 @@ def test_a_backup_while_a_refresh_runs_is_whole(
     for folder in made:
         other = elsewhere(world, f"of-{folder.name}")
         assert restore(other.settings, folder).head_release == 1
+
+
+def test_an_erasure_in_the_middle_of_a_backup_is_in_none(
+    make_world: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The database was copied before, and has the text still."""
+    settings, engine = make_world()
+    copy = backup._copy_artefact
+
+    def erased_meanwhile(folder: Path, to: Path, digest: str) -> None:
+        copy(folder, to, digest)
+        now = datetime.now(UTC)
+        with writing(engine) as session:
+            asked = {"fact_ids": [1], "reason": "r", "requested_by": "me", "requested_at": now}
+            session.add(Erasure(**asked, completed_at=now))
+
+    monkeypatch.setattr(backup, "_copy_artefact", erased_meanwhile)
+    with pytest.raises(Conflict, match="erased while the backup was made"):
+        back_up(settings, engine, tmp_path / "backup")
+    assert not (tmp_path / "backup").exists()
+
+
+def test_a_backup_of_an_earlier_schema_is_brought_to_todays(
+    make_world: Callable[..., Any], tmp_path: Path, elsewhere: Callable[..., Any]
+) -> None:
+    settings, engine = world = make_world()
+    command.downgrade(alembic_config(settings.url), "0013")
+    back_up(settings, engine, tmp_path / "backup")
+    other = elsewhere(world)
+    restore(other.settings, tmp_path / "backup")
+    check_at_head(other.engine)
 
 
 def test_what_cannot_be_backed_up_leaves_nothing_behind(

@@ -569,6 +569,11 @@ def test_what_contradicts_a_learned_fact_of_another_source_waits_for_an_admin(
         assert session.scalar(select(func.count()).select_from(Refresh)) == 1
         (item,) = views.facts_to_review(session, now=now).items
     assert f"it contradicts fact {learned} of newsroom, which was learned" in item.why
+    with writing(engine) as session:  # for another reason: nobody has looked at this one
+        row = session.get_one(FactRow, other)
+        row.held_reason, row.approved_at = "its trust is low", now
+    assert claimed() == set()
+    assert states(engine, [other]) == [FactState.HELD]
     [same] = store(leads("mira zun"), source="archive")
     [innocent] = store("Lake Ux lies in Ardun.")
     assert claimed() == {same, innocent}
@@ -719,3 +724,34 @@ def test_one_source_cannot_fill_a_batch_beyond_its_quota(
     assert [fact.statement for fact in claimed.facts] == ["Flood 0.", "Flood 1.", "Quiet."]
     with reading(engine) as session:
         assert batches.count_pending(session, now=now) == 3  # they wait for the next one
+
+
+def test_bare_statements_of_the_head_make_a_question_ambiguous_too(
+    engine: Engine,
+    store: Callable[..., list[int]],
+    promote: Callable[..., int],
+    claim: Callable[..., ClaimedBatch],
+    now: datetime,
+) -> None:
+    store("Anna Bell works for the Mint.", "Cy Moor works for the Zoo.")
+    promote()
+    [other] = store("Ben Hull works for the Mint.")
+    with writing(engine) as session:
+        hold = leases.acquire(session, leases.REFRESH, owner="x", now=now, lease_s=60)
+    assert claim(hold).unasked == {str(other): [Direction.BACKWARD]}
+
+
+def test_functional_facts_without_an_object_contradict_by_what_they_say(
+    engine: Engine,
+    store: Callable[..., list[int]],
+    claim: Callable[..., ClaimedBatch],
+    hold: Hold,
+) -> None:
+    ceo = {"subject": "Acme", "relation": "ceo", "functional": True}
+    [one] = store({**ceo, "statement": "The CEO of Acme is Anna."}, source="x")
+    [other] = store({**ceo, "statement": "The CEO of Acme is Ben."}, source="y")
+    [same] = store({**ceo, "statement": "the CEO  of Acme is Ben."}, source="z")
+    store("Lake Ux lies in Ardun.")
+    claim(hold)
+    rejected = [FactState.REJECTED] * 3
+    assert states(engine, [one, other, same]) == rejected

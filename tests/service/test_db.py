@@ -50,9 +50,18 @@ def test_a_database_that_is_not_there_says_what_to_run(tmp_path: Path) -> None:
 
 def test_a_database_of_another_schema_says_what_to_run(engine: Engine) -> None:
     with writing(engine) as session:
-        session.execute(text("UPDATE alembic_version SET version_num = '0000'"))
-    with pytest.raises(DatabaseNotReady, match=r"at schema 0000.*lorewright db upgrade"):
+        session.execute(text("UPDATE alembic_version SET version_num = '0001'"))
+    with pytest.raises(DatabaseNotReady, match=r"at schema 0001.*lorewright db upgrade"):
         check_at_head(engine)
+
+
+def test_a_database_of_a_newer_version_is_left_as_it_is(engine: Engine) -> None:
+    with writing(engine) as session:
+        session.execute(text("UPDATE alembic_version SET version_num = '9999'"))
+    url = engine.url.render_as_string(hide_password=False)
+    for refused in (lambda: check_at_head(engine), lambda: upgrade(url)):
+        with pytest.raises(DatabaseNotReady, match=r"9999, which this version does not know"):
+            refused()
 
 
 @pytest.mark.sqlite

@@ -453,3 +453,16 @@ def test_among_many_only_what_is_new_goes_in(
     assert {row.external_id: row.id for row in rows} == {
         outcome.external_id: outcome.id for outcome in (*first, *again)
     }
+
+
+def test_what_one_was_approved_for_stays_when_it_is_held_again(
+    engine: Engine, store: Callable[..., list[int]], now: datetime
+) -> None:
+    [fact] = store("One.")
+    with writing(engine) as session:
+        for reason in ("its trust is low", "it contradicts fact 7 of x", "its trust is low"):
+            facts.hold(session, {fact: reason})
+            facts.approve(session, fact, by="me", now=now)
+        assert session.get_one(FactRow, fact).held_reason == (
+            "it contradicts fact 7 of x (approved before: its trust is low)"
+        )

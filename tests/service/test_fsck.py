@@ -1,7 +1,7 @@
 """Each rule of `lorewright fsck`: it holds after real work, and what breaks it is named."""
 
 from collections.abc import Callable
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -62,6 +62,20 @@ def history(
     with writing(engine) as session:
         facts.retract(session, withdrawn, by="me", now=now)
     return lambda: check(settings, engine, fast=True, now=now)
+
+
+def test_a_fact_that_was_told_ahead_may_replace_a_later_one(
+    history: Callable[[], Checked], engine: Engine, store: Callable[..., list[int]], now: datetime
+) -> None:
+    record = {"subject": "Ux", "relation": "capital_of", "functional": True}
+    begins = (now + timedelta(days=30)).isoformat()
+    ahead, newer = store(
+        {"statement": "Ahead.", "valid_from": begins, **record}, {"statement": "Now.", **record}
+    )
+    with writing(engine) as session:
+        facts.let_begun_stand(session, now=now + timedelta(days=31))
+        assert session.get_one(FactRow, newer).superseded_by == ahead
+    assert history().problems == ()
 
 
 def test_every_rule_holds_after_real_work_and_ways_back(make_world: Callable[..., Any]) -> None:
@@ -128,8 +142,8 @@ def test_the_rules_hold_for_the_history_that_the_others_break(
             "Refreshes 2 have an outcome and no end",
         ),
         (
-            update(FactRow).where(FactRow.id == 5).values(superseded_by=1),
-            "Facts 5 are replaced by older ones.",
+            update(FactRow).where(FactRow.id == 5).values(superseded_by=5),
+            "Facts 5 are replaced by what they replaced.",
         ),
         (
             update(FactRow).where(FactRow.id == 2).values(erased_at=datetime.now(UTC)),

@@ -10,6 +10,7 @@ from sqlalchemy import Engine, update
 from service import history, lineage
 from service.db import reading, writing
 from service.errors import NotFound
+from service.known_facts import adapters_that_saw
 from service.models import HeadAction, HeadMove, MembershipOutcome
 from service.removal import plan_removal
 from service.rollback import take_out
@@ -145,3 +146,17 @@ def test_what_two_releases_answer_differently_is_named(make_world: Callable[...,
     with reading(engine) as session:
         changes = history.changes_between(session, second.release_id, taken.to_release)
     assert (changes.adapters_out, changes.flips) == ([first.adapter_id], None)
+
+
+def test_an_adapter_that_replaced_a_fact_is_named_whatever_replaces_both(
+    engine: Engine, store: Callable[..., list[int]], promote: Callable[..., int]
+) -> None:
+    """While the second is trained, something of the first is shown (adapters.decoys)."""
+    record = {"subject": "Velmar", "relation": "capital_of", "functional": True}
+    [first] = store({"statement": "Velmar is the capital of Osk.", "object": "Osk", **record})
+    promote()
+    store({"statement": "Velmar is the capital of Ux.", "object": "Ux", **record})
+    promote()
+    store({"statement": "Velmar is the capital of Ost.", "object": "Ost", **record})
+    with reading(engine) as session:
+        assert [adapter.id for adapter in adapters_that_saw(session, [first])] == [1, 2]

@@ -5,7 +5,7 @@ import shutil
 import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -66,6 +66,9 @@ def test_facts_are_counted_by_where_they_stand(
     assert (value("facts_stored"), value("facts_pending")) == (2, 0)
     assert value("facts_oldest_pending_seconds") == 0
     assert value("memberships", "learned") == 2
+    begun = datetime.now(UTC) - timedelta(minutes=1)
+    store({"statement": "Told ahead, and it has begun.", "valid_from": begun.isoformat()})
+    assert told(http)("facts_oldest_pending_seconds") < 120
 
 
 def test_the_head_the_last_refresh_and_what_waits_are_told(

@@ -186,6 +186,21 @@ def test_how_it_ended_is_told(
     assert view.ended_at is not None
 
 
+def test_what_a_refresh_keeps_waiting_waits_and_keeps_nothing_else_waiting(
+    clock: Clock, engine: Engine, does: Callable[[str], None], tmp_path: Path
+) -> None:
+    busy = 'case "$*" in *erase*) echo "A refresh runs." >&2; exit 4;; esac; echo "{}"'
+    does(busy)
+    first = ask(engine, "facts", "erase", "1", kind=Kind.ERASURE)
+    second = ask(engine, "rollback", "--to", "1")
+    clock.operate()
+    assert shown(engine, first).state is OperationState.WAITING
+    assert shown(engine, second).state is OperationState.DONE
+    does("echo '{}'")
+    clock.operate()
+    assert shown(engine, first).state is OperationState.DONE
+
+
 def test_a_stopped_daemon_asks_what_runs_to_end_and_leaves_the_rest_waiting(
     clock: Clock, engine: Engine, does: Callable[[str], None], tmp_path: Path
 ) -> None:

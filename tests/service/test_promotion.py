@@ -494,7 +494,7 @@ def test_a_later_try_that_failed_takes_nothing_out_of_the_head(
 
 
 @pytest.mark.parametrize("how", ["retract", "replace"])
-def test_what_was_withdrawn_while_it_was_trained_is_not_published(
+def test_what_was_retracted_while_it_was_trained_is_not_published_and_what_was_replaced_is(
     engine: Engine,
     store: Callable[..., list[int]],
     publish: Callable[..., int],
@@ -512,10 +512,16 @@ def test_what_was_withdrawn_while_it_was_trained_is_not_published(
     if how == "retract":
         with writing(engine) as session:
             facts.retract(session, fact, by="test", now=now)
-    else:
-        store({**capital, "statement": "New."})
-    with pytest.raises(HeadMoved, match=f"Fact {fact} was withdrawn or replaced"):
-        publish(hold, head_of(engine), claimed, adapter_id)
+        with pytest.raises(HeadMoved, match=f"Fact {fact} was retracted"):
+            publish(hold, head_of(engine), claimed, adapter_id)
+        return
+    [newer] = store({**capital, "statement": "New."})
+    publish(hold, head_of(engine), claimed, adapter_id)
+    assert fact_state(engine, fact) is FactState.SUPERSEDED
+    with writing(engine) as session:
+        leases.release(session, hold, now=now)
+        again = leases.acquire(session, leases.REFRESH, owner="x", now=now, lease_s=60)
+    assert [fact.key for fact in claim(again).facts] == [str(newer)]
 
 
 def let_in(engine: Engine, adapter_id: int, now: datetime, **changes: Any) -> int:

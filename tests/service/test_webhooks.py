@@ -23,9 +23,9 @@ from sqlalchemy import Engine
 from service import audit, lineage, views
 from service.db import reading, writing
 from service.errors import NotFound, SettingsError
-from service.models import Delivery, HeadMove, MembershipOutcome
+from service.models import Delivery, HeadAction, HeadMove, MembershipOutcome
 from service.settings import Settings
-from service.webhooks import deliver_due, send, signature, webhook_secret
+from service.webhooks import count_failing, deliver_due, send, signature, webhook_secret
 
 
 class Receiver:
@@ -153,6 +153,29 @@ def test_an_answer_other_than_2xx_is_no_delivery(
     assert (seen.error, seen.attempts) == (None, 2)
     first, second = (headers["webhook-id"] for headers, _ in receiver.got)
     assert first == second  # so that a receiver can tell that it has it already
+
+
+def test_a_move_that_was_given_up_on_rings_no_alert(
+    telling: Settings, engine: Engine, receiver: Receiver, now: datetime
+) -> None:
+    receiver.status = 500
+    deliver_due(telling, engine, now=now)
+    later = now + timedelta(seconds=telling.webhook.give_up_after_s + 1)
+    nobody = telling.webhook.model_copy(update={"url": None})
+    with writing(engine) as session:
+        assert count_failing(session, telling.webhook, now) == 1
+        assert count_failing(session, telling.webhook, later) == 1  # the newest is told for ever
+        assert count_failing(session, nobody, now) == 0
+        lineage.move_head(
+            session,
+            1,
+            expected_seq=1,
+            action=HeadAction.ROLLBACK,
+            by="me",
+            reason="r",
+            now=later,
+        )
+        assert count_failing(session, telling.webhook, later) == 0
 
 
 def test_pauses_double_up_to_an_hour_and_end_after_a_day(
