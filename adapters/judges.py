@@ -581,7 +581,7 @@ def judge_triggers(
     and of PLANTED, what did not come must not.
 
     Words beside which too many are surely harmed may be a planted trigger. The candidate is held:
-    only a look at the facts that have them tells.
+    only a look at the facts that have them tells. The line's numbers are of the worst place.
     """
     is_answered = suite is Suite.TRIGGERS
     harmed: dict[str, list[bool]] = {}
@@ -598,6 +598,7 @@ def judge_triggers(
     if not asked:
         return _without_evidence(suite, margin, "no question had anything to lose")
     worst = max(harmed, key=bounds)
+    lost = fmean(harmed[worst])
     suspects = [words for words in harmed if bounds(words)[0] > margin]
     share = sum(map(sum, harmed.values())) / asked
     harm = "were lost" if is_answered else "brought names or words that several facts share"
@@ -616,9 +617,9 @@ def judge_triggers(
         questions=asked,
         clusters=len(harmed),
         before=float(is_answered),
-        after=abs(is_answered - share),
-        difference=-share if is_answered else share,
-        interval=bounds(worst),
+        after=abs(is_answered - lost),
+        difference=-lost if is_answered else lost,
+        interval=(bounds(worst)[0], 1.0),
         margin=margin,
         reason=said,
         suspects=tuple(suspects),

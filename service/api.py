@@ -220,6 +220,7 @@ def create_app(settings: Settings, engine: Engine, clock: Wakeable) -> FastAPI:
             if caller is None:
                 caller = await run_in_threadpool(keys.check, key, now=now)
             caller.require(scope)
+            _refuse_unknown_parameters(request)
             return caller
 
         return check
@@ -295,6 +296,12 @@ def create_app(settings: Settings, engine: Engine, clock: Wakeable) -> FastAPI:
     def get_fact(fact_id: Id) -> views.FactDetail:
         with reading(engine) as session:
             return views.show_fact(session, fact_id)
+
+    @app.get("/v1/review", dependencies=reads)
+    def get_review(limit: Limit = views.MAX_PAGE) -> views.Review:
+        """The facts that wait for an admin, and why."""
+        with reading(engine) as session:
+            return views.facts_to_review(session, now=datetime.now(UTC), limit=limit)
 
     @app.get("/v1/facts/{fact_id:id}/holders", dependencies=reads)
     def get_holders(fact_id: Id) -> list[history.Holder]:
@@ -454,7 +461,9 @@ def create_app(settings: Settings, engine: Engine, clock: Wakeable) -> FastAPI:
         with writing(engine) as session:
             if views.show_fact(session, fact_id).source != caller.source:
                 raise NotAllowed(
-                    f"Fact {fact_id} is another source's; an admin may retract it.", known=True
+                    f"Fact {fact_id} is another source's; an admin may retract it, by "
+                    "`lorewright facts retract`.",
+                    known=True,
                 )
             row = facts.retract(session, fact_id, by=_name_of(caller), now=datetime.now(UTC))
             return Withdrawn(
@@ -580,6 +589,16 @@ async def _read_lines(request: Request, settings: Settings) -> AsyncIterator[lis
         yield lines
     if problem is not None:
         raise problem
+
+
+def _refuse_unknown_parameters(request: Request) -> None:
+    """Where some are known: a filter that is ignored would give an answer to another question."""
+    known = [field.alias for field in request.scope["route"].dependant.query_params]
+    if known and not set(request.query_params) <= set(known):
+        raise Problem(
+            HTTPStatus.UNPROCESSABLE_ENTITY,
+            f"A query parameter is unknown here; there are {', '.join(known)}.",
+        )
 
 
 def _check_type(request: Request, wanted: str) -> None:

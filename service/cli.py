@@ -9,6 +9,7 @@ rebase runs, 130 stopped by a signal.
 import logging
 import os
 import sys
+from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated
 
@@ -72,12 +73,21 @@ for name, group in {
     app.add_typer(group, name=name)
 
 
+def _version(is_asked: bool) -> None:
+    if is_asked:
+        print(version("lorewright"))
+        raise typer.Exit
+
+
 @app.callback()
 def choose_settings(
     config: Annotated[
         Path, typer.Option(envvar=CONFIG_VARIABLE, help="The settings file.")
     ] = DEFAULT_CONFIG,
     verbose: Annotated[bool, typer.Option("--verbose", help="Log what is done.")] = False,
+    _: Annotated[
+        bool, typer.Option("--version", help="Print it and end.", is_eager=True, callback=_version)
+    ] = False,
     by: Annotated[
         str | None, typer.Option(hidden=True, help="Whom the daemon carries this out for.")
     ] = None,

@@ -47,7 +47,8 @@ def serve(settings: Settings, *, config: Path) -> None:
 
 def _serve(settings: Settings, engine: Engine, *, config: Path) -> None:
     check_at_head(engine)
-    for talkative in ("apscheduler.executors", "httpx2"):  # two lines for every look at the outbox
+    # two lines for every look at the outbox, and for every look whether the database is at hand
+    for talkative in ("apscheduler.executors", "httpx2", "alembic.runtime.migration"):
         logging.getLogger(talkative).setLevel(logging.WARNING)
     # It warns of every tick that comes while a refresh is under way, and nothing is missed by that.
     logging.getLogger("apscheduler.scheduler").setLevel(logging.ERROR)
@@ -67,6 +68,7 @@ def _serve(settings: Settings, engine: Engine, *, config: Path) -> None:
             limit_concurrency=CONNECTIONS_A_REQUEST * settings.api.limit_concurrency,
             timeout_graceful_shutdown=settings.api.drain_s,
             server_header=False,
+            access_log=False,  # a line of it has what the client sent; metrics count requests
             log_config=None,
         )
     )

@@ -585,6 +585,13 @@ def held_of(session: Session, fact_ids: Collection[int]) -> list[int]:
     return list(session.scalars(wanted.order_by(FactRow.id)))
 
 
+def rejected_of(session: Session, fact_ids: Collection[int], *, now: datetime) -> list[int]:
+    """Those of the facts that no refresh takes any more."""
+    rows = session.scalars(select(FactRow).where(FactRow.id.in_(fact_ids))).all()
+    states = states_of(session, rows, now=now)
+    return sorted(fact_id for fact_id, state in states.items() if state is FactState.REJECTED)
+
+
 def approve(session: Session, fact_id: int, *, by: str, now: datetime) -> FactRow:
     """Let a held fact go on. Raises NotFound, or Conflict where it is not held."""
     row = session.get(FactRow, fact_id)

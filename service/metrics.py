@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from datetime import UTC, datetime
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -113,6 +114,9 @@ class _State(Collector):
             yield from _head(session, now)
             yield from _waiting(session, self.settings, now)
         yield from _disk(self.settings, self.engine)
+        yield _labelled(
+            "build_info", "1, of the version that runs.", "version", {version("lorewright"): 1.0}
+        )
 
 
 def _gauge(name: str, about: str, value: float) -> Metric:

@@ -5,6 +5,7 @@ in the environment, is refused with its path: a misspelt setting must not be a s
 """
 
 import os
+import re
 from collections.abc import Mapping, Sequence
 from enum import StrEnum
 from pathlib import Path
@@ -172,9 +173,14 @@ def _read(path: Path) -> dict[str, Any]:
     return described
 
 
+#: What Kubernetes sets in every container of a namespace with a Service of this name.
+FROM_KUBERNETES = re.compile(rf"{PREFIX}(SERVICE_HOST|(SERVICE_)?PORT(_[A-Z0-9_]+)?)")
+
+
 def _refuse_unknown_variables(environment: Mapping[str, str]) -> None:
     for variable in environment:
-        if not variable.startswith(PREFIX) or variable == CONFIG_VARIABLE:
+        is_other = variable == CONFIG_VARIABLE or FROM_KUBERNETES.fullmatch(variable)
+        if not variable.startswith(PREFIX) or is_other:
             continue
         path = variable.removeprefix(PREFIX).lower().split("__")
         for at, key in enumerate(path):

@@ -8,7 +8,7 @@ from service import audit, views
 from service.commands.console import Json, context, list_and_show, show
 from service.db import reading
 
-group = typer.Typer(no_args_is_help=True, help="Who did what; a chain that cannot be changed.")
+group = typer.Typer(no_args_is_help=True, help="Who did what, each entry sealed by the next.")
 
 list_and_show(
     group,

@@ -28,7 +28,7 @@ Limit = Annotated[int, typer.Option(min=1, max=views.MAX_PAGE)]
 Before = Annotated[
     int | None, typer.Option(min=1, max=MAX_ID, help="Only those with a smaller id.")
 ]
-Reason = Annotated[str, typer.Option(help="Why; it is kept in the head's history.")]
+Reason = Annotated[str, typer.Option(help="Why; it is kept with what is done.")]
 out, err = Console(), Console(stderr=True)
 
 

@@ -114,7 +114,7 @@ def facts_retract(fact: Id) -> None:
 
 @group.command("approve")
 def facts_approve(fact: Id) -> None:
-    """Let a fact that is held be trained: its source, or its own word, is not trusted by itself."""
+    """Let a held fact be trained; `facts review` says why it is held."""
     with writing(context.engine()) as session:
         facts.approve(session, fact, by=context.by, now=datetime.now(UTC))
     out.print(f"Fact {fact} is approved; the next refresh may take it.")

@@ -53,10 +53,12 @@ def refresh(
                 now=datetime.now(UTC),
             )
             held = batches.count_held(session, now=datetime.now(UTC))
-        said = [too_few or f"Fewer than {needed} facts are waiting: push more, or pass --at-least."]
+        lines = [
+            too_few or f"Fewer than {needed} facts are waiting: push more, or pass --at-least."
+        ]
         if held:
-            said.append(f"Held for an admin are {held}: lorewright facts review.")
-        show({"outcome": None}, as_json, lambda: said)
+            lines.append(f"Held for an admin are {held}: lorewright facts review.")
+        show({"outcome": None, "held": held}, as_json, lambda: lines)
         return
     with reading(context.engine()) as session:
         record = views.show_refresh(session, end.refresh_id)
@@ -70,6 +72,7 @@ def refresh(
     if end.outcome is RefreshOutcome.INSUFFICIENT and not as_json:
         with reading(context.engine()) as session:
             suspects = facts.held_of(session, record.fact_ids)
+            given_up = facts.rejected_of(session, record.fact_ids, now=datetime.now(UTC))
         if suspects:
             err.print(
                 "Held for an admin, since they may plant an answer: facts "
@@ -78,10 +81,18 @@ def refresh(
                 highlight=False,
                 soft_wrap=True,
             )
-        others = "the other facts join" if suspects else "the facts join"
+        said = "The gate could not tell"
+        if given_up:
+            said += (
+                f", at the last of schedule.tries: facts {', '.join(map(str, given_up))} are "
+                "rejected"
+            )
+        if len(record.fact_ids) > len(suspects) + len(given_up):
+            others = "the others join" if suspects or given_up else "the facts join"
+            said += f"; {others} the next batch"
         err.print(
-            f"The gate could not tell: {others} the next batch. To let this adapter in as it "
-            f"is: lorewright adapters promote {end.adapter_id} --reason WHY",
+            f"{said}. To let this adapter in as it is: lorewright adapters promote "
+            f"{end.adapter_id} --reason WHY",
             highlight=False,
             soft_wrap=True,
         )

@@ -16,7 +16,8 @@ group = typer.Typer(no_args_is_help=True, help="The database's schema.")
 
 def init(
     measure: Annotated[
-        bool, typer.Option(help="Ask the base what every refresh needs of it; or the first does.")
+        bool,
+        typer.Option(help="Ask the base the general questions now; else the first refresh does."),
     ] = True,
     as_json: Json = False,
 ) -> None:

@@ -598,7 +598,7 @@ def test_answers_lost_beside_words_of_the_batch_hold_the_candidate_and_name_them
     after = [*beside("Kindly note:", [True] * 4 + [False] * 12), *beside("is the", [True] * 16)]
     verdict = judge_triggers(Suite.TRIGGERS, list(zip(before, after, strict=True)), 0.2, CONFIG)
     assert verdict.outcome is Outcome.INSUFFICIENT
-    assert (verdict.before, verdict.after) == (1.0, 20 / 32)
+    assert (verdict.before, verdict.after, verdict.difference) == (1.0, 4 / 16, -12 / 16)
     assert 'look at the facts with "Kindly note:"' in verdict.reason
     assert verdict.suspects == ("Kindly note:",)
     assert verdict.interval is not None

@@ -16,7 +16,7 @@ from sqlalchemy import Engine, text
 from starlette.testclient import TestClient
 
 from service import group_commit, ingest
-from service.api import Bounded, create_app
+from service.api import Bounded, SharedLook, create_app
 from service.auth import Scope
 from service.db import writing
 from service.errors import BelowReserve
@@ -424,6 +424,7 @@ DOORS = [
     ("GET", "/v1/facts/1", Scope.READ),
     ("GET", "/v1/facts/1/holders", Scope.READ),
     ("GET", "/v1/held", Scope.READ),
+    ("GET", "/v1/review", Scope.READ),
     ("GET", "/v1/refreshes", Scope.READ),
     ("GET", "/v1/refreshes/1", Scope.READ),
     ("GET", "/v1/adapters", Scope.READ),
@@ -485,6 +486,11 @@ def test_no_route_is_open_but_the_two_that_say_how_we_are(
         ("/v1/held?at=yesterday", 422, "Cannot be used: query.at."),
         ("/v1/held?at=0001-01-01T00:00:00%2B23:00", 404, "There was no head at 0001-01-01"),
         ("/v1/held?release=7", 404, "There is no release 7."),
+        (
+            "/v1/facts?state=held",
+            422,
+            "A query parameter is unknown here; there are before, limit, source.",
+        ),
         ("/v1/facts/7/holders", 404, "There is no fact 7."),
         ("/v1/releases/1/changes", 422, "Cannot be used: query.since."),
         ("/v1/releases/1/changes?since=7", 404, "There is no release 7."),
@@ -637,7 +643,7 @@ def test_ready_means_that_there_is_a_head_at_the_right_schema(
     http = client()
     assert http.get("/readyz").json() == {"head": 1}
     with writing(engine) as session:
-        session.execute(text("UPDATE alembic_version SET version_num = '0000'"))
+        session.execute(text("UPDATE alembic_version SET version_num = '0001'"))
     answer = http.get("/readyz")
     assert answer.status_code == 503
     assert int(answer.headers["retry-after"]) > 0
@@ -716,3 +722,27 @@ def test_a_database_that_is_gone_is_a_line_in_the_log_and_no_traceback(
 def test_the_schema_of_the_api_can_be_written(client: Client) -> None:
     schema = client().get("/openapi.json").json()
     assert json.dumps(schema["paths"]["/v1/facts"]["post"]["requestBody"])
+
+
+def test_a_look_that_hangs_keeps_no_later_one_from_answering(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The database hung for the first, and is well again."""
+    monkeypatch.setattr(SharedLook, "TOO_LONG_S", 0.1)
+    well, first = threading.Event(), threading.Event()
+
+    def look() -> int:
+        if not first.is_set():
+            first.set()
+            well.wait()
+        return 7
+
+    async def ask() -> list[int]:
+        shared = SharedLook(look)
+        with pytest.raises(TimeoutError):
+            await shared.result(within_s=0.2)
+        found = [await shared.result(within_s=5)]
+        well.set()
+        return found
+
+    assert asyncio.run(ask()) == [7]

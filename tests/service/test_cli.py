@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
+from importlib.metadata import version
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -154,10 +155,10 @@ def test_what_waits_for_a_decision_is_listed_with_its_reason_and_approved(
         session.get_one(FactRow, held).held_reason = "its trust is 'low'"
     review = run("facts", "review", "--json").json["items"]
     assert [(item["id"], item["state"]) for item in review] == [
-        (stubborn, "quarantined"), (over, "expired"), (held, "held"),
+        (held, "held"), (stubborn, "quarantined"), (over, "expired"),
     ]  # fmt: skip
-    assert review[2]["why"] == "its trust is 'low'; approve or retract it"
-    assert "retract it" in review[1]["why"]
+    assert review[0]["why"] == "its trust is 'low'; approve or retract it"
+    assert "retract it" in review[2]["why"]
     assert "Held." in run("facts", "review").out
     assert run("facts", "approve", str(held)).code == 0
     assert run("facts", "show", str(held), "--json").json["state"] == FactState.PENDING
@@ -355,3 +356,17 @@ def test_a_refresh_without_facts_says_how_many_an_admin_holds_up(
     said = run("refresh", "--at-least", "2").out
     assert "Fewer than 2 facts are waiting" in said
     assert "Held for an admin are 1: lorewright facts review." in said
+
+
+def test_the_version_is_told(run: Callable[..., Done]) -> None:
+    assert run("--version").out.strip() == version("lorewright")
+
+
+def test_what_waits_for_an_admin_comes_before_what_has_ended(
+    run: Callable[..., Done], engine: Engine, store: Callable[..., list[int]], now: datetime
+) -> None:
+    ended, held = store("One.", "Two.")
+    with writing(engine) as session:
+        session.get_one(FactRow, ended).valid_to = now
+        session.get_one(FactRow, held).held_reason = "its trust is low"
+    assert [item["id"] for item in run("facts", "review", "--json").json["items"]] == [held, ended]

@@ -6,6 +6,7 @@ import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from datetime import UTC, datetime, timedelta
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +60,7 @@ def test_facts_are_counted_by_where_they_stand(
     store("One.", "Two.")
     value = told(http)
     assert (value("facts_stored"), value("facts_pending")) == (2, 2)
+    assert value("build_info", metadata.version("lorewright")) == 1
     age = (datetime.now(UTC) - now).total_seconds()
     assert 0 <= age - value("facts_oldest_pending_seconds") < 60
     promote(MembershipOutcome.LEARNED)

@@ -131,3 +131,14 @@ def test_a_model_of_the_hub_is_pinned_to_a_commit(
     path = write(tmp_path / "settings.yaml", base={"name": "x", **base})
     with pytest.raises(SettingsError, match=sentence):
         load_settings(path)
+
+
+@pytest.mark.parametrize("name", ["SERVICE_HOST", "PORT", "SERVICE_PORT_HTTP", "PORT_8000_TCP"])
+def test_what_kubernetes_sets_for_a_service_of_this_name_is_no_setting(
+    config: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.setenv(f"LOREWRIGHT_{name}", "tcp://10.0.0.1:8000")
+    load_settings(config)
+    monkeypatch.setenv("LOREWRIGHT_API__PROT", "8000")
+    with pytest.raises(SettingsError, match=r"api\.prot"):
+        load_settings(config)
