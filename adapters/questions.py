@@ -306,16 +306,25 @@ def _about_nobody(probe: Probe, fact: Fact, taken: Collection[str], turn: int) -
 
 def _from_triple(fact: Fact, templates: RelationTemplates) -> list[Asked]:
     subject, object_ = str(fact.subject), str(fact.object)
-    # str.replace, not str.format: a brace in a name is a brace.
     forward: list[Asked] = [
-        (Direction.FORWARD, template.replace("{subject}", subject), (object_,))
+        (Direction.FORWARD, _filled(template, "{subject}", subject), (object_,))
         for template in templates.forward
     ]
     backward: list[Asked] = [
-        (Direction.BACKWARD, template.replace("{object}", object_), (subject,))
+        (Direction.BACKWARD, _filled(template, "{object}", object_), (subject,))
         for template in templates.backward
     ]
     return forward + backward
+
+
+def _filled(template: str, field: str, name: str) -> str:
+    """The wording about a name, whose own article comes in the place of the template's.
+
+    By str.replace, not str.format: a brace in a name is a brace.
+    """
+    if name[:4].lower() == "the ":
+        template = template.replace(f"the {field}", field).replace(f"The {field}", field)
+    return template.replace(field, name)
 
 
 def _from_cloze(fact: Fact) -> list[Asked]:

@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import Annotated, TypeVar
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -21,19 +21,22 @@ class _Strict(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
+Said = Annotated[str, Field(pattern=r"\w")]  #: holds a word
+
+
 class _Question(_Strict):
     id: str
     subject: str
     relation: str | None = None
     cluster: str | None = None  #: questions that may be lost together share it
-    question: str = Field(min_length=1)
+    question: Said
     answers: list[str] = Field(min_length=1)
 
 
 class _Ask(_Strict):
     """One question for every row: the answer is a column of the row, or the same for all."""
 
-    question: str = Field(min_length=1)
+    question: Said
     answer: str | None = None
     answers: list[str] = []
 
@@ -58,7 +61,7 @@ class _SuiteFile(_Strict):
     name: str
     questions: list[_Question] = []
     tables: list[_Table] = []
-    passages: list[_Passage] = Field(min_length=1)
+    passages: list[_Passage] = Field(min_length=2)  # a t bound needs two
 
 
 class _Relation(_Strict):
@@ -146,7 +149,7 @@ def _of_tables(path: Path, tables: Iterable[_Table]) -> Iterator[_Question]:
                 name: [cell] if isinstance(cell, str) else cell
                 for name, cell in zip(table.columns, row, strict=True)
             }
-            if not all(cells.values()):
+            if not all(cell and all(map(normalised, cell)) for cell in cells.values()):
                 raise SuiteError(f"{where} has an empty cell.")
             for way, ask in enumerate(table.ask):
                 if (ask.answer is None) == (not ask.answers):
@@ -207,6 +210,7 @@ def _check(path: Path, name: str, templates: list[str], *, asks: str, shows: str
 def _read(path: Path, model: type[Model]) -> Model:
     try:
         text = path.read_text(encoding="utf-8")
+        _refuse_repeated_keys(path, yaml.compose(text, Loader=yaml.SafeLoader))
         return model.model_validate(yaml.safe_load(text))
     except OSError as error:
         raise SuiteError(f"{path} cannot be read: {error.strerror}.") from error
@@ -217,6 +221,23 @@ def _read(path: Path, model: type[Model]) -> Model:
         where = ".".join(map(str, first["loc"])) or "the top"
         line = _line_of(text, first["loc"])
         raise SuiteError(f"{path}, line {line}: {where}: {first['msg']}.") from error
+
+
+def _refuse_repeated_keys(path: Path, node: yaml.Node | None) -> None:
+    """Raises SuiteError: YAML would take the last one, and what stands above would be lost."""
+    if isinstance(node, yaml.MappingNode):
+        seen: dict[str, int] = {}
+        for key, value in node.value:
+            line = key.start_mark.line + 1
+            if key.value in seen:
+                raise SuiteError(
+                    f"{path}, line {line}: {key.value} is there already, in line {seen[key.value]}."
+                )
+            seen[key.value] = line
+            _refuse_repeated_keys(path, value)
+    elif isinstance(node, yaml.SequenceNode):
+        for item in node.value:
+            _refuse_repeated_keys(path, item)
 
 
 def _line_of(text: str, place: Sequence[int | str]) -> int:

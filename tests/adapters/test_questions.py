@@ -358,3 +358,13 @@ def test_the_same_said_from_the_other_end_is_no_other_answer() -> None:
     there = Fact(key="1", statement="s", subject="Ada", relation="married_to", object="Bo")
     back = Fact(key="2", statement="s", subject="Bo", relation="married_to", object="Ada")
     assert ambiguous_directions(there, [there, back], symmetric=["married_to"]) == {}
+
+
+def test_a_names_own_article_takes_the_place_of_the_templates() -> None:
+    templates = RelationTemplates(
+        forward=("Who invented the {subject}?",), backward=("What did {object} invent?",)
+    )
+    fact = Fact(key="1", statement="s", subject="The telescope", relation="r", object="Lippershey")
+    forward, backward = probes_of(fact, {"r": templates})
+    assert forward.question == "Who invented The telescope?"
+    assert backward.question == "What did Lippershey invent?"

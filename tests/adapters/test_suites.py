@@ -72,7 +72,11 @@ TABLE = {
 
 def written(tmp_path: Path, **body: Any) -> Path:
     path = tmp_path / "suite.yaml"
-    path.write_text(yaml.safe_dump({"name": "x", "passages": [{"id": "p", "text": "t"}], **body}))
+    path.write_text(
+        yaml.safe_dump(
+            {"name": "x", "passages": [{"id": "p", "text": "t"}, {"id": "q", "text": "u"}], **body}
+        )
+    )
     return path
 
 
@@ -101,6 +105,7 @@ def test_a_table_asks_every_row_in_each_of_its_ways(tmp_path: Path) -> None:
         ([QUESTION, QUESTION], "question id a is there twice"),
         ([QUESTION, QUESTION | {"id": "b"}], r"question Who\? is there twice"),
         ([], "there is no question"),
+        ([QUESTION | {"question": " ?"}], r"questions\.0\.question"),
     ],
 )
 def test_a_broken_suite_is_refused_with_its_place(
@@ -115,7 +120,7 @@ def test_a_broken_suite_is_refused_with_its_place(
     [
         ("name: x\nquestions:\n  - id: a\n    subject: s\n    question: Who?\n    answers: 7\n", 6),
         ("name: x\nquestions:\n  - id: a\n    subject: s\n", 3),  # what is missing has no line
-        ("name: x\npassages: [{id: p, text: t}]\nquestion: []\n", 3),
+        ("name: x\npassages: [{id: p, text: t}, {id: q, text: u}]\nquestion: []\n", 3),
         ("- a\n", 1),
         ("", 1),
     ],
@@ -145,3 +150,11 @@ def test_a_broken_table_is_refused_with_its_place(
 ) -> None:
     with pytest.raises(SuiteError, match=complaint):
         read_suite(written(tmp_path, tables=[TABLE | change]))
+
+
+def test_a_key_that_is_there_twice_is_named_with_both_lines(tmp_path: Path) -> None:
+    path = tmp_path / "relations.yaml"
+    way = "{forward: ['Who is {subject}?'], backward: ['Who has {object}?']}"
+    path.write_text(f"relations:\n  leads: {way}\n  owns: {way}\n  leads: {way}\n")
+    with pytest.raises(SuiteError, match=r"line 4: leads is there already, in line 2"):
+        read_relations(path)
