@@ -11,7 +11,7 @@ PYTHON ?= python3
 PIP_EXTRA ?=
 ARGS ?=
 WORKERS ?= 2
-PYTEST = OMP_NUM_THREADS=1 $(BIN)/pytest -q -n $(WORKERS) --dist loadfile --no-loadscope-reorder
+PYTEST = OMP_NUM_THREADS=1 $(BIN)/pytest -q -n $(WORKERS) --dist loadfile --no-loadscope-reorder --durations=12
 BIN := .venv/bin
 READY := .venv/.ready
 READY_EVAL := .venv/.ready-eval
