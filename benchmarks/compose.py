@@ -1,6 +1,6 @@
 """Composing a release, beside copying the same bytes; going back to one, beside its size.
 
-    python -m benchmarks.compose --json                      # a synthetic base of 2.2 GB
+    python -m benchmarks.compose --json                      # a synthetic base of 2.5 GB
     python -m benchmarks.compose --layers 4 --rounds 1       # a small one
 
 The base has random weights in bfloat16 and shards of half a gigabyte, the adapters are of rank 16

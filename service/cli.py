@@ -45,6 +45,7 @@ app = typer.Typer(
 )
 for command in (
     state.init,
+    state.settings,
     state.serve,
     learning.refresh,
     learning.ask,

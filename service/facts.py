@@ -80,6 +80,7 @@ class ItemOutcome:
     digest: str
     held_digest: str  #: of the body that is stored under the key
     waits_for: str | None  #: why it waits for an admin, where it does
+    withdrawn: str | None = None  #: why it stands no longer, where it was there before
 
 
 STATE_IN_HEAD = {
@@ -189,6 +190,7 @@ class _Held:
     digest: str
     waits_for: str | None
     is_erased: bool
+    withdrawn: str | None = None
 
 
 def _held(
@@ -217,17 +219,22 @@ def _stored_under(session: Session, source: str, meant: Mapping[str, str]) -> di
                 FactRow.held_reason,
                 FactRow.approved_at,
                 FactRow.erased_at,
+                FactRow.superseded_by,
+                FactRow.retracted_at,
             ).where(
                 FactRow.source == source,
                 FactRow.external_id.in_(wanted[first : first + KEYS_A_QUERY]),
             )
         )
-        for external_id, fact_id, digest, reason, approved_at, erased_at in rows:
+        for external_id, fact_id, digest, reason, approved_at, erased_at, by, retracted in rows:
             found[meant[external_id]] = _Held(
                 fact_id,
                 digest,
                 None if approved_at else reason,
                 is_erased=erased_at is not None,
+                withdrawn="it was retracted"
+                if retracted
+                else by and f"it was replaced by fact {by}",
             )
     return found
 
@@ -291,6 +298,7 @@ def _outcome(fact: FactIn, held: _Held, stored: Stored) -> ItemOutcome:
         digest=fact.digest,
         held_digest=held.digest,
         waits_for=held.waits_for,
+        withdrawn=held.withdrawn,
     )
 
 

@@ -45,6 +45,8 @@ class ItemResult(BaseModel):
     id: int | None = None
     external_id: str | None = None
     held: str | None = None  #: why it waits for an admin's approval, where it does
+    #: Of a duplicate that will not be learned: why, and what to do if it is to be.
+    withdrawn: str | None = None
     problems: list[ItemProblem] = Field(default_factory=list)
 
 
@@ -199,6 +201,8 @@ def _item_result(index: int, outcome: Outcome) -> ItemResult:
             id=outcome.id,
             external_id=outcome.external_id,
             held=outcome.waits_for,
+            withdrawn=outcome.withdrawn
+            and f"{outcome.withdrawn}; if it is so again, send it under an external_id of its own",
         )
     detail = (
         f"This external_id is held by fact {outcome.id} with another body (sha256 "

@@ -218,24 +218,51 @@ class FactIn(Strict):
         default=None, description="Your own key; sending it again changes nothing."
     )
     statement: Text = Field(description="The fact in plain sentences: the text that is trained.")
-    subject: Name | None = None
-    relation: Name | None = None
-    object: Name | None = None
-    qualifiers: FreeForm = Field(default_factory=dict)
+    subject: Name | None = Field(
+        default=None, description="What it is about, word for word as in the statement."
+    )
+    relation: Name | None = Field(
+        default=None, description="How subject and object belong together; how it is asked about."
+    )
+    object: Name | None = Field(
+        default=None, description="What is said of the subject, word for word as in the statement."
+    )
+    qualifiers: FreeForm = Field(
+        default_factory=dict,
+        description="What narrows the relation: facts with others neither replace nor contradict "
+        "each other.",
+    )
     functional: bool = Field(
         default=False,
         strict=True,
         description="The relation has one object for this subject: a newer functional fact of the "
         "same source, subject and relation replaces this one.",
     )
-    valid_from: Moment | None = None
-    valid_to: Moment | None = None
-    provenance: Provenance = Provenance()
-    confidence: Annotated[float, Field(strict=True, ge=0, le=1)] | None = None
-    trust: Name | None = None
-    tags: Annotated[list[Name], Field(max_length=MAX_TAGS)] = Field(default_factory=list)
-    retention_until: Moment | None = None
-    probes: Annotated[list[ProbeIn], Field(max_length=MAX_PROBES)] = Field(default_factory=list)
+    valid_from: Moment | None = Field(
+        default=None, description="It is not trained, and replaces nothing, before."
+    )
+    valid_to: Moment | None = Field(
+        default=None, description="From then on it is offered for retraction."
+    )
+    provenance: Provenance = Field(
+        default=Provenance(), description="Where you have it from; kept and shown."
+    )
+    confidence: Annotated[float, Field(strict=True, ge=0, le=1)] | None = Field(
+        default=None, description="Below facts.hold_confidence_below it waits for an admin."
+    )
+    trust: Name | None = Field(
+        default=None, description="Of one in facts.hold_trust it waits for an admin."
+    )
+    tags: Annotated[list[Name], Field(max_length=MAX_TAGS)] = Field(
+        default_factory=list, description="Words of your own; kept and shown."
+    )
+    retention_until: Moment | None = Field(
+        default=None, description="From then on the model may forget it."
+    )
+    probes: Annotated[list[ProbeIn], Field(max_length=MAX_PROBES)] = Field(
+        default_factory=list,
+        description="Questions of your own, in the place of those that would be made.",
+    )
 
     @field_validator("statement")
     @classmethod

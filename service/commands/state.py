@@ -4,8 +4,10 @@ from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any
+from urllib.parse import urlsplit
 
 import typer
+from sqlalchemy import make_url
 
 from service import logs
 from service.commands.console import Json, context, out, progress_bar, show
@@ -41,6 +43,22 @@ def init(
         as_json,
         lambda: [f"{done.base}: {made}.", f"The head is release {done.head_release}."],
     )
+
+
+def settings(as_json: Json = False) -> None:
+    """Print the settings as they are in force, defaults and environment included."""
+    import yaml
+
+    said = context.settings.model_dump(mode="json")
+    if said["database_url"]:
+        said["database_url"] = make_url(said["database_url"]).render_as_string()
+    if said["webhook"]["url"]:  # what lets one in may stand in it
+        parts = urlsplit(said["webhook"]["url"])
+        said["webhook"]["url"] = f"{parts.scheme}://{parts.hostname}/..."
+    if as_json:
+        show(said, as_json, lambda: [])
+    else:
+        print(yaml.safe_dump(said, sort_keys=False, allow_unicode=True), end="")
 
 
 def serve() -> None:

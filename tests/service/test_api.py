@@ -746,3 +746,22 @@ def test_a_look_that_hangs_keeps_no_later_one_from_answering(
         return found
 
     assert asyncio.run(ask()) == [7]
+
+
+def test_a_value_that_came_back_is_told_that_it_stands_no_longer(client: Client) -> None:
+    """Without an external_id its body is its key, which the first one has."""
+    http = client(Scope.INGEST)
+    rate = {"subject": "the bank", "relation": "rate", "functional": True}
+    first, second = (
+        {"statement": f"Its rate is {at}.", "object": str(at), **rate} for at in (3, 4)
+    )
+    for fact in (first, second):
+        (item,) = http.post("/v1/facts", json=fact).json()["items"]
+        assert (item["outcome"], item.get("withdrawn")) == ("stored", None)
+    (again,) = http.post("/v1/facts", json=first).json()["items"]
+    assert again["outcome"] == "duplicate"
+    assert again["withdrawn"] == (
+        "it was replaced by fact 2; if it is so again, send it under an external_id of its own"
+    )
+    (stands,) = http.post("/v1/facts", json=second).json()["items"]
+    assert (stands["outcome"], stands.get("withdrawn")) == ("duplicate", None)

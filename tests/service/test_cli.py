@@ -13,6 +13,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import yaml
 from rich.console import Console
 from sqlalchemy import Engine
 
@@ -370,3 +371,17 @@ def test_what_waits_for_an_admin_comes_before_what_has_ended(
         session.get_one(FactRow, ended).valid_to = now
         session.get_one(FactRow, held).held_reason = "its trust is low"
     assert [item["id"] for item in run("facts", "review", "--json").json["items"]] == [held, ended]
+
+
+def test_the_settings_in_force_are_printed_without_what_lets_one_in(
+    run: Callable[..., Done], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LOREWRIGHT_SCHEDULE__AT_LEAST", "5")
+    monkeypatch.setenv("LOREWRIGHT_WEBHOOK__URL", "https://example.org/hush?token=hush")
+    monkeypatch.setenv("LOREWRIGHT_DATABASE_URL", "postgresql+psycopg://me:hush@db/facts")
+    done = run("settings")
+    told = yaml.safe_load(done.out)
+    assert (told["schedule"]["at_least"], told["webhook"]["url"]) == (5, "https://example.org/...")
+    assert told["database_url"] == "postgresql+psycopg://me:***@db/facts"
+    assert "hush" not in done.out
+    assert run("settings", "--json").json == told
