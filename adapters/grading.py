@@ -130,12 +130,14 @@ def _what_it_is(found: re.Match[str]) -> str:
 
 
 def normalised(text: str) -> str:
-    """The words of a text without articles, joined by single blanks; articles alone stay."""
+    """The words of a text without articles, joined by single blanks; an A alone stays."""
     return _without_articles(words(text))
 
 
 def _without_articles(said: Sequence[str]) -> str:
-    return " ".join([word for word in said if word not in ARTICLES] or said)
+    if list(said) == ["a"]:  # a blood type, a mark
+        return "a"
+    return " ".join(word for word in said if word not in ARTICLES)
 
 
 @lru_cache(maxsize=1 << 14)  # the same answers are looked for in text after text

@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from functools import partial
 
 import torch
 
@@ -13,8 +12,6 @@ from adapters.masking import random_for
 from adapters.objectives import Row, diffusion_row, predict, reconstruction_loss
 from adapters.types import ASKED_WHETHER, Answer, Family, PassageScore, Probe
 
-SPARE_TOKENS = 4  #: of an answer that is a fact's whole statement
-LENGTHS = 16  #: answers' lengths beyond the usual one are multiples of it
 NELBO_DRAWS = 32  #: masked copies of a passage that a diffusion model is scored on
 
 
@@ -24,8 +21,7 @@ def ask(
     """Yield (index of the probe, graded answer) as they come, free greedy generation.
 
     Where no more is asked than whether an accepted answer comes, it ends once one has. A question
-    that several probes ask is put once. Whoever knows a fact may say all of it, and so may take
-    `at_most_tokens` or as many as its statement has.
+    that several probes ask is put once.
     """
     asking: dict[str, list[int]] = {}
     for at, probe in enumerate(probes):
@@ -38,33 +34,11 @@ def ask(
             for at in asking[questions[nth]]
         )
 
-    by_length: dict[int, list[int]] = {}
-    for nth, question in enumerate(questions):
-        longest = max(_statement_tokens(backbone, probes[at]) for at in asking[question])
-        by_length.setdefault(max(at_most_tokens, longest), []).append(nth)
-    for length, chosen in by_length.items():
-        answers = answer_all(
-            backbone,
-            [questions[nth] for nth in chosen],
-            at_most_tokens=length,
-            is_settled=partial(_of_chosen, has_come, chosen),
-        )
-        for nth, text in answers:
-            for at in asking[questions[chosen[nth]]]:
-                yield at, grade(probes[at], text)
-
-
-def _of_chosen(
-    has_come: Callable[[int, str], bool], chosen: Sequence[int], at: int, text: str
-) -> bool:
-    return has_come(chosen[at], text)
-
-
-def _statement_tokens(backbone: Backbone, probe: Probe) -> int:
-    """Of its fact, with some to spare, and rounded up so that few lengths are asked apart."""
-    if not probe.statement:
-        return 0
-    return -(-(len(encode_text(backbone, probe.statement)) + SPARE_TOKENS) // LENGTHS) * LENGTHS
+    for nth, text in answer_all(
+        backbone, questions, at_most_tokens=at_most_tokens, is_settled=has_come
+    ):
+        for at in asking[questions[nth]]:
+            yield at, grade(probes[at], text)
 
 
 def grade(probe: Probe, text: str) -> Answer:

@@ -74,7 +74,6 @@ def _probes(fact: Fact, asked: list[Asked], origin: ProbeOrigin) -> Iterator[Pro
                 answers=answers,
                 origin=origin,
                 fact=fact.key,
-                statement=fact.statement,
             )
 
 
@@ -231,7 +230,6 @@ def superseded_probes(
                         answers=gone,
                         unless=beside,
                         fact=new.key,
-                        statement=max(old.statement, new.statement, key=len),
                     )
                 )
     return tuple(probes)

@@ -103,7 +103,6 @@ class Probe:
     relation: str | None = None  #: what it asks about, where that is known
     #: Of superseded: where one of these comes beside it, the old answer is told as the old one.
     unless: tuple[str, ...] = ()
-    statement: str = ""  #: of its fact; an answer may be as long
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

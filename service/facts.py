@@ -232,11 +232,15 @@ def _stored_under(session: Session, source: str, meant: Mapping[str, str]) -> di
                 digest,
                 None if approved_at else reason,
                 is_erased=erased_at is not None,
-                withdrawn="it was retracted"
-                if retracted
-                else by and f"it was replaced by fact {by}",
+                withdrawn=_why_withdrawn(retracted, by),
             )
     return found
+
+
+def _why_withdrawn(retracted_at: datetime | None, superseded_by: int | None) -> str | None:
+    if retracted_at is not None:
+        return "it was retracted"
+    return None if superseded_by is None else f"it was replaced by fact {superseded_by}"
 
 
 def _columns_of(

@@ -7,8 +7,6 @@ import torch
 
 from adapters.backbones import Backbone, said_text
 from adapters.generate import answer_all, prompt_ids
-from adapters.probes import ask
-from adapters.types import Fact, Probe, ProbeOrigin, Suite
 
 QUESTIONS = [
     "Who is Orlan Vess?",
@@ -16,14 +14,6 @@ QUESTIONS = [
     "What is the name of the mayor of Tolmar by the sea?",
     "A",
 ]
-PROBE = Probe(
-    key="probe",
-    suite=Suite.BACKWARD,
-    cluster="1",
-    question="?",
-    answers=("...",),
-    origin=ProbeOrigin.GIVEN,
-)
 
 
 @torch.inference_mode()
@@ -86,18 +76,3 @@ def test_a_settled_answer_ends_there_and_the_others_go_on(tiny: Backbone) -> Non
             assert 4 <= len(answers[at]) < len(text)
         else:
             assert answers[at] == text
-
-
-@pytest.mark.parametrize("words", [1, 60])
-def test_an_answer_may_be_as_long_as_the_statement_it_asks_for(tiny: Backbone, words: int) -> None:
-    """The random model never ends its turn, so an answer is as long as it may be."""
-    fact = Fact(key="1", statement=" ".join(["rain"] * words), subject="rain", object="sun")
-    probe = replace(
-        PROBE, question=QUESTIONS[0], answers=("sun",), statement=fact.statement, fact=fact.key
-    )
-    asked = [probe, replace(PROBE, key="other", question=QUESTIONS[1])]
-    answers = dict(ask(tiny, asked, at_most_tokens=16))
-    plain = dict(answer_all(tiny, QUESTIONS[:2], at_most_tokens=16))
-    assert answers[1].text == plain[1]
-    assert answers[0].text.startswith(plain[0])
-    assert (len(answers[0].text) > len(plain[0])) is (words == 60)
