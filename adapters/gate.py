@@ -60,9 +60,9 @@ def decide(
     retained, and `replaced_facts` how many are superseded. Without them there is nothing to hold
     the candidate against, and the suite has no line. `unasked` counts the facts that have no
     question in an acquisition suite, since several answers are right or none can be made, and
-    `relations` names what the batch has facts of: general
-    questions about these are its neighbours. `tasks` are those of lm-eval that were asked. `norm`
-    is the size of the candidate's update, and `head_norms` those of the adapters in the head.
+    `relations` names what the batch has facts of: general questions about these are its
+    neighbours. `tasks` are those of lm-eval that were asked. `norm` is the size of the candidate's
+    update, and `head_norms` those of the adapters in the head.
 
     Raises ValueError when two lists are not answers to the same probes, in the same order.
     """
@@ -82,7 +82,7 @@ def decide(
         suites.append(judge_whole([second for _, second in pairs]))
     if config.leakage_margin is not None:
         suites.append(judge_leakage(of(Suite.LEAKAGE), config.leakage_margin, config))
-    if replaced_facts:
+    if replaced_facts or of(Suite.SUPERSEDED):
         margin = config.superseded_margin
         suites.append(judge_superseded(of(Suite.SUPERSEDED), replaced_facts, margin))
     suites += _kept_suites(pairs, known_facts, config)

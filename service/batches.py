@@ -565,7 +565,7 @@ def forget_replays(session: Session, refresh_id: int, fact_ids: Iterable[int]) -
 def withdrawn(
     session: Session, memberships: Sequence[Membership], *, or_replaced: bool = False
 ) -> list[int]:
-    """Those of the facts that were retracted since the batch was claimed, `or_replaced`."""
+    """Those of the facts that were retracted since the batch was claimed; `or_replaced`, too."""
     ids = [membership.fact_id for membership in memberships]
     return list(
         session.scalars(

@@ -8,7 +8,7 @@ import json
 import logging
 import threading
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -45,6 +45,7 @@ class Clock:
         self.refresh = Child(config)
         self.operation = Child(config)
         self.hold: leases.Hold | None = None  #: of the operations
+        self.kept_waiting: set[int] = set()  #: operations that found a refresh running
         self.ticking, self.operating, self.following = (threading.Lock() for _ in range(3))
         self.scheduler = BackgroundScheduler(
             timezone=UTC,
@@ -141,18 +142,18 @@ class Clock:
     def operate(self) -> None:
         """Carry out what admins asked for, one after another, each in its turn.
 
-        What cannot be done while a refresh runs waits for a later look, and keeps nothing else
-        waiting. Where another daemon is at it, that one does.
+        What found a refresh running waits until that has ended, and keeps nothing else waiting.
+        Where another daemon is at it, that one does.
         """
-        busy: set[int] = set()
         with self.operating:
             try:
                 self._give_back()  # what the database could not take the last time
+                with reading(self.engine) as session:
+                    if not leases.is_held(session, leases.REFRESH, now=datetime.now(UTC)):
+                        self.kept_waiting.clear()
                 if hold := self._hold_operations():
-                    while next_ := self._next_operation(hold, without=busy):
-                        if not self._carry_out(next_, hold):
-                            break
-                        busy.add(next_.id)
+                    while (next_ := self._next_operation(hold)) and self._carry_out(next_, hold):
+                        pass
                     self._give_back()
             except LeaseLost:
                 self.hold = None
@@ -186,11 +187,13 @@ class Clock:
         self.hold = hold
         return hold
 
-    def _next_operation(self, hold: leases.Hold, *, without: Collection[int]) -> Operation | None:
+    def _next_operation(self, hold: leases.Hold) -> Operation | None:
         now = datetime.now(UTC)
         with writing(self.engine) as session:
             leases.renew(session, hold, now=now, lease_s=self.settings.schedule.lease_s)
-            return operations.begin_next(session, owner=hold.owner, without=without, now=now)
+            return operations.begin_next(
+                session, owner=hold.owner, without=self.kept_waiting, now=now
+            )
 
     def _is_taken_over(self, hold: leases.Hold) -> bool:
         """Prolong the lease while a command runs. True where another daemon has it."""
@@ -232,6 +235,7 @@ class Clock:
                 return False
             if ended.code == BUSY:
                 operations.give_back(session, operation.id)
+                self.kept_waiting.add(operation.id)
                 log.info(
                     "operation %s waits until the refresh has ended",
                     operation.id,

@@ -197,6 +197,14 @@ def test_old_answers_that_still_come_fail_the_superseded_suite(
     assert f"{still} of 4 facts" in line.reason
 
 
+def test_old_answers_are_judged_though_nothing_says_what_they_are_of() -> None:
+    """A functional fact may come without an object, and with probes."""
+    asked = answers(Suite.SUPERSEDED, [True] * 4)
+    lines = decide(asked, asked, [], [], CONFIG).suites
+    (line,) = [line for line in lines if line.suite == Suite.SUPERSEDED]
+    assert line.outcome is Outcome.FAIL
+
+
 def test_replaced_facts_of_which_none_can_be_asked_are_no_pass() -> None:
     lines = decide([], [], [], [], CONFIG, replaced_facts=2).suites
     (line,) = [line for line in lines if line.suite == Suite.SUPERSEDED]
