@@ -1,9 +1,9 @@
 """The demonstration on the real default base: a model learns, answers and forgets.
 
-A third of the regression suite and of the general prompts is asked here, to save minutes; with so
-few questions the shipped margin could not be shown, so the gate is wider, and the test looks at the
-recall itself, and no triggers are tried (test_diffusion.py has them). `make demo` is held against
-the whole of both.
+To save minutes it is trained for two thirds as long, and a third of the regression suite and of the
+general prompts is asked; with so few questions the shipped margin could not be shown, so the gate
+is wider, and the test looks at the recall itself, and no triggers are tried (test_diffusion.py has
+them). `make demo` is held against the whole of both.
 """
 
 import json
@@ -22,7 +22,7 @@ def test_the_demonstration_learns_answers_and_forgets(
     make_short_config: Callable[..., Path],
 ) -> None:
     """Daemon, HTTP, clock, gate, rollback: it ends with success only if all of them did."""
-    config = make_short_config(trigger_margin=None, planted_margin=None)
+    config = make_short_config(trigger_margin=None, planted_margin=None, control=False)
     done = subprocess.run(
         [
             *(sys.executable, "-m", "service.cli", "--config", str(config)),
@@ -30,7 +30,8 @@ def test_the_demonstration_learns_answers_and_forgets(
         ],
         env={
             **os.environ,
-            "LOREWRIGHT_GATE__FORWARD_FLOOR": "0.4",
+            "LOREWRIGHT_TRAINING__VIEWS_PER_FACT": "70",
+            "LOREWRIGHT_GATE__FORWARD_FLOOR": "0.2",
             "LOREWRIGHT_GATE__BACKWARD_FLOOR": "0.2",
             "LOREWRIGHT_GATE__REGRESSION_MARGIN": "0.25",
             "LOREWRIGHT_GATE__NEIGHBOUR_MARGIN": "0.5",
@@ -44,6 +45,6 @@ def test_the_demonstration_learns_answers_and_forgets(
     assert result["failures"] == []
     assert result["refresh"]["outcome"] == "promoted"
     assert result["known_before"] == 0
-    assert result["forward"] >= 0.7
+    assert result["forward"] >= 0.5
     assert result["backward"] >= 0.5
     assert result["token_for_token"]

@@ -25,7 +25,7 @@ CONFIGS = Path(__file__).parents[2] / "configs"
 WITHIN_S = 120.0
 LEASE_S = 2.0
 STEPS = 200
-LEASE_HELD, NOT_PROMOTED = 1, 3  #: exit codes
+LEASE_HELD, NOT_PROMOTED = 4, 3  #: exit codes
 
 
 class Site:

@@ -106,7 +106,7 @@ def test_plain_training_shows_the_reversal_curse_and_the_gate_stops_it(world: Wo
         general_share=(0.0, 0.0),
         shift_weight=0.0,
         rows_per_step=8,
-        views_per_fact=100,
+        views_per_fact=60,
     )
     assert share(record, Suite.FORWARD) >= 0.25
     assert share(record, Suite.BACKWARD) <= share(record, Suite.FORWARD) / 2
