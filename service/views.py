@@ -1,5 +1,6 @@
 """What API and CLI show of the database: the same frozen views for both."""
 
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from statistics import fmean
 from typing import Any, Generic, TypeVar
@@ -41,6 +42,7 @@ from service.operations import state_of as operation_state
 Row = TypeVar("Row")
 Item = TypeVar("Item", bound=BaseModel)
 MAX_PAGE = 500
+GIVEN_UP = (MembershipOutcome.QUARANTINED, MembershipOutcome.REJECTED)
 
 
 class View(BaseModel):
@@ -125,6 +127,7 @@ class Review(View):
     """What waits for an admin."""
 
     items: list[ReviewView]
+    more: bool  #: there are others, which are shown once these are decided
 
 
 class RefreshView(View):
@@ -368,27 +371,39 @@ def show_fact(session: Session, fact_id: int) -> FactDetail:
 def facts_to_review(session: Session, *, now: datetime, limit: int = MAX_PAGE) -> Review:
     """What an admin should look at, which no refresh will take up by itself again.
 
-    First what waits for an approval, each kind the oldest first.
+    First what waits for an approval, each kind the oldest first. At most `limit` of them.
     """
-    given_up = Membership.outcome.in_([MembershipOutcome.QUARANTINED, MembershipOutcome.REJECTED])
-    rows = session.scalars(
+    wanted = (
         select(FactRow)
         .where(
             FactRow.superseded_by.is_(None),
             FactRow.retracted_at.is_(None),
             is_held()
             | (FactRow.valid_to <= now)
-            | FactRow.id.in_(select(Membership.fact_id).where(given_up)),
+            | FactRow.id.in_(select(Membership.fact_id).where(Membership.outcome.in_(GIVEN_UP))),
         )
         .order_by(case((is_held(), 0), else_=1), FactRow.id)
-        .limit(limit)
-    ).all()
+        .execution_options(yield_per=MAX_PAGE)
+    )
+    items: list[ReviewView] = []
+    # What was given up once may have been learned since: only its state says so, which SQL cannot.
+    for rows in session.scalars(wanted).partitions():
+        items += _to_review(session, rows, now=now)
+        if len(items) > limit:
+            break
+    return Review(items=items[:limit], more=len(items) > limit)
+
+
+def _to_review(session: Session, rows: Sequence[FactRow], *, now: datetime) -> list[ReviewView]:
+    """Those of the facts that an admin should look at, with the reasons."""
     states = states_of(session, rows, now=now)
     said = {
         membership.fact_id: membership.reason
         for membership in session.scalars(
             select(Membership)
-            .where(given_up, Membership.fact_id.in_([row.id for row in rows]))
+            .where(
+                Membership.outcome.in_(GIVEN_UP), Membership.fact_id.in_([row.id for row in rows])
+            )
             .order_by(Membership.batch_id)
         )
     }
@@ -400,13 +415,11 @@ def facts_to_review(session: Session, *, now: datetime, limit: int = MAX_PAGE) -
         ),
         FactState.REJECTED: lambda row: f"{said[row.id]}; send it anew, or retract it",
     }
-    return Review(
-        items=[
-            ReviewView(**_columns(row), state=states[row.id], why=why[states[row.id]](row))
-            for row in rows
-            if states[row.id] in why
-        ]
-    )
+    return [
+        ReviewView(**_columns(row), state=states[row.id], why=why[states[row.id]](row))
+        for row in rows
+        if states[row.id] in why
+    ]
 
 
 def list_refreshes(

@@ -129,8 +129,8 @@ def facts_review(as_json: Json = False) -> None:
     def render() -> Sequence[Any]:
         from service.tables import table_of
 
-        return [
-            table_of(review.items, ("id", "state", "source", "statement", "why"), title="review")
-        ]
+        columns = ("id", "state", "source", "statement", "why")
+        more = ["There are more; they are shown once these are decided."] if review.more else []
+        return [table_of(review.items, columns, title="review"), *more]
 
     show(review, as_json, render)

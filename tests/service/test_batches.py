@@ -19,6 +19,7 @@ from service.db import reading, writing
 from service.facts import FactState
 from service.leases import Hold
 from service.models import (
+    Batch,
     FactRow,
     LeftOut,
     Membership,
@@ -580,6 +581,33 @@ def test_what_contradicts_a_learned_fact_of_another_source_waits_for_an_admin(
     with writing(engine) as session:
         facts.approve(session, other, by="admin", now=now)
     assert other in claimed()
+
+
+def test_what_was_given_up_once_and_stands_since_hides_nothing_that_waits_for_an_admin(
+    engine: Engine,
+    store: Callable[..., list[int]],
+    promote: Callable[..., int],
+    reject: Callable[..., int],
+    now: datetime,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(views, "MAX_PAGE", 2)  # so many are read at a time
+    since = store("Lake Ux lies in Ardun.", "Lake Oz lies in Ardun.", "Lake Iv lies in Ardun.")
+    reject()
+    waiting = store("Mira Zun leads the choir.", "Ole Frant leads the band.")
+    reject()
+    store("Lake Ul lies in Ardun.")
+    promote()
+    with writing(engine) as session:  # as where a rebase learned them after all
+        newest = session.scalar(select(func.max(Batch.id)))
+        for fact in since:
+            learned = MembershipOutcome.LEARNED
+            session.add(Membership(batch_id=newest, fact_id=fact, outcome=learned, decided_at=now))
+    with reading(engine) as session:
+        whole = views.facts_to_review(session, now=now, limit=2)
+        part = views.facts_to_review(session, now=now, limit=1)
+    assert ([item.id for item in whole.items], whole.more) == (waiting, False)
+    assert ([item.id for item in part.items], part.more) == (waiting[:1], True)
 
 
 def test_what_replaces_a_learned_fact_of_its_own_source_does_not_wait(
