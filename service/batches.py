@@ -131,26 +131,37 @@ def claim_batch(
     whose refresh was interrupted, as it was: its training can be gone on with.
     Facts that an earlier refresh left open join the pending ones, in up to half of the batch.
     Relations that are `symmetric` hold the other way round, too.
+    Facts that contradict what the release has learned are held for an admin, also where no batch
+    comes of the others: they do not count among those that are `at_least` to be there.
     The caller guards the transaction with its lease, so no two claim the same facts.
     """
     let_begun_stand(session, now=now)
-    halved = suspected(session, attempts=attempts, now=now)
+    learned = _learned(session, trained_on, now)
+    known = [row for group in learned for row in group]
+    while True:  # what is held is not chosen again
+        halved = suspected(session, attempts=attempts, now=now)
+        rows = (
+            halved
+            or _interrupted(session, trained_on, now)
+            or _oldest(session, at_least, at_most, at_most_of_source, now)
+        )
+        unsettled = contradictions_of_known(rows, known)
+        if not unsettled:
+            break
+        hold_for_admin(session, unsettled)
+        session.flush()
     if halved:
         log.warning(
             "%s refreshes failed in a row; half of the last batch is tried alone: facts %s",
             attempts,
             ", ".join(str(row.id) for row in halved),
         )
-    rows = (
-        halved
-        or _interrupted(session, trained_on, now)
-        or _oldest(session, at_least, at_most, at_most_of_source, now)
-    )
     if not rows:
         return None
     return _begin(
         session,
         rows,
+        learned,
         hold=hold,
         trained_on=trained_on,
         replay_at_most=replay_at_most,
@@ -183,19 +194,26 @@ def claim_again(
     return _begin(
         session,
         rows,
+        _learned(session, trained_on, now),
         hold=hold,
         trained_on=trained_on,
         replay_at_most=replay_at_most,
         retain_at_most=retain_at_most,
         symmetric=symmetric,
-        is_again=True,
         now=now,
     )
+
+
+def _learned(session: Session, release_id: int, now: datetime) -> list[list[FactRow]]:
+    """The facts that a release has learned and that still stand, by batch."""
+    held = release_batches(session, release_id)
+    return in_head_by_batch(session, [MembershipOutcome.LEARNED], held=held, now=now)
 
 
 def _begin(
     session: Session,
     rows: Sequence[FactRow],
+    learned: Sequence[Sequence[FactRow]],
     *,
     hold: Hold,
     trained_on: int,
@@ -203,23 +221,11 @@ def _begin(
     retain_at_most: int,
     symmetric: Collection[str],
     is_part: bool = False,
-    is_again: bool = False,
     now: datetime,
-) -> ClaimedBatch | None:
-    """A refresh of these facts on a release, and which facts of the release are asked with them.
-
-    Those that contradict what the release has learned are held for an admin, unless they are in it
-    themselves and learned `is_again`; None where no other is left.
-    """
+) -> ClaimedBatch:
+    """A refresh of these facts on a release, and which facts it `learned` are asked with them."""
     held = release_batches(session, trained_on)
-    learned = in_head_by_batch(session, [MembershipOutcome.LEARNED], held=held, now=now)
     known = [row for group in learned for row in group]
-    if not is_again:
-        unsettled = contradictions_of_known(rows, known)
-        hold_for_admin(session, unsettled)
-        rows = [row for row in rows if row.id not in unsettled]
-        if not rows:
-            return None
     refresh = Refresh(
         started_at=now,
         lease_token=hold.token,

@@ -583,6 +583,33 @@ def test_what_contradicts_a_learned_fact_of_another_source_waits_for_an_admin(
     assert other in claimed()
 
 
+def test_what_must_be_settled_first_does_not_count_among_the_facts_that_a_batch_needs(
+    engine: Engine,
+    store: Callable[..., list[int]],
+    promote: Callable[..., int],
+    claim: Callable[..., ClaimedBatch | None],
+    now: datetime,
+) -> None:
+    def claimed(*, at_most: int = 64) -> list[int] | None:
+        with writing(engine) as session:
+            lease = leases.acquire(session, leases.REFRESH, owner="x", now=now, lease_s=60)
+        batch = claim(lease, at_least=2, at_most=at_most)
+        with writing(engine) as session:
+            leases.release(session, lease, now=now)
+        return None if batch is None else [int(fact.key) for fact in batch.facts]
+
+    store(leads("Mira Zun"), source="newsroom")
+    promote()
+    [other] = store(leads("Ole Frant"), source="archive")
+    first = store("Lake Ux lies in Ardun.")
+    assert claimed() is None  # a batch of one would have been judged
+    assert states(engine, [other, *first]) == [FactState.HELD, FactState.PENDING]
+    [third] = store(leads("Iva Quell"), source="library")
+    second = store("Lake Oz lies in Ardun.")
+    assert claimed(at_most=2) == [*first, *second]  # and nothing keeps its place free
+    assert states(engine, [third]) == [FactState.HELD]
+
+
 def test_what_was_given_up_once_and_stands_since_hides_nothing_that_waits_for_an_admin(
     engine: Engine,
     store: Callable[..., list[int]],
