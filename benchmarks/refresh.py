@@ -1,5 +1,7 @@
 """What one refresh takes, from the claimed batch to the verdict: seconds by phase, peak memory.
 
+And so how many facts an hour this machine learns, were one refresh begun after another.
+
     python -m benchmarks.refresh --facts 8 --refreshes 2 --json
     python -m benchmarks.refresh --facts 8 --facts 64 --facts 512 --views 1 --json
 
@@ -27,11 +29,11 @@ from service.auth import Scope, create_key, read_pepper
 from service.db import make_engine, reading, writing
 from service.initialise import initialise, measure_base
 from service.invent import invent_facts
-from service.models import Refresh
 from service.places import Places
 from service.refresh import run_refresh
 from service.schemas import FactIn
 from service.settings import Settings, load_settings
+from service.views import show_refresh
 
 
 def main() -> None:
@@ -69,8 +71,16 @@ def refresh_in(
         end = run_refresh(settings, engine, at_least=1, report=lambda _: None)
         assert end is not None
         with reading(engine) as session:
-            seconds = session.get_one(Refresh, end.refresh_id).timings
-        timings.append({"outcome": end.outcome, **seconds, "all": round(sum(seconds.values()), 1)})
+            record = show_refresh(session, end.refresh_id)
+        cost = record.seconds_per_learned_fact
+        timings.append(
+            {
+                "outcome": end.outcome,
+                **record.timings,
+                "all": round(sum(record.timings.values()), 1),
+                "learned_an_hour": None if cost is None else round(3600 / cost),
+            }
+        )
     kib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     peak = kib * (1 if sys.platform == "darwin" else 1024)
     return {
