@@ -8,13 +8,17 @@ import contextlib
 import io
 import logging
 from collections.abc import Iterator, Mapping, Sequence
+from functools import cache
 from importlib.util import find_spec
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from adapters.backbones import Backbone
 from adapters.config import SuitesConfig, TaskConfig
 from adapters.errors import ConfigurationError, SuiteError
 from adapters.types import Answer, Family, Probe, ProbeOrigin, Suite
+
+if TYPE_CHECKING:  # an extra
+    from lm_eval.tasks import TaskManager
 
 LONGEST = 500  #: characters of a question or a reply that are kept
 ROWS = 16  #: requests that are read at a time
@@ -23,7 +27,7 @@ ROWS = 16  #: requests that are read at a time
 def answer_tasks(backbone: Backbone, suites: SuitesConfig) -> tuple[Answer, ...]:
     """One answer for each question of each task, in an order that depends on the tasks alone.
 
-    Nothing is kept: a task's files may change, and before and after must be asked the same. A
+    No answer is kept: a task's files may change, and before and after must be asked the same. A
     question's mark is the task's metric, which must be 0 or 1 for each. Raises ConfigurationError
     where lm-eval is not installed, the family is not Llama or a metric is not of that kind,
     SuiteError where a task is unknown or cannot be read.
@@ -43,7 +47,6 @@ def answer_tasks(backbone: Backbone, suites: SuitesConfig) -> tuple[Answer, ...]
 def _ask(backbone: Backbone, suites: SuitesConfig) -> Iterator[Answer]:
     import lm_eval
     from lm_eval.models.huggingface import HFLM
-    from lm_eval.tasks import TaskManager
 
     logging.getLogger("lm_eval").setLevel(logging.ERROR)
     folder = None if suites.task_folder is None else str(suites.task_folder)
@@ -54,7 +57,7 @@ def _ask(backbone: Backbone, suites: SuitesConfig) -> Iterator[Answer]:
             batch_size=ROWS,
             backend="causal",
         )
-        tasks = TaskManager(include_path=folder)
+        tasks = _known_tasks(folder)
         for task in suites.tasks:
             try:
                 found = lm_eval.simple_evaluate(
@@ -72,6 +75,14 @@ def _ask(backbone: Backbone, suites: SuitesConfig) -> Iterator[Answer]:
                 ) from error
             for part, samples in sorted(found["samples"].items()):
                 yield from _answers_of(task, part, samples)
+
+
+@cache
+def _known_tasks(folder: str | None) -> "TaskManager":
+    """lm-eval's own tasks and those of a folder; their thousands of files are read once, for seconds."""
+    from lm_eval.tasks import TaskManager
+
+    return TaskManager(include_path=folder)
 
 
 def _answers_of(

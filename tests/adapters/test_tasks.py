@@ -24,9 +24,10 @@ LANDS = ["France", "Italy", "Norway"]
 MakeSuites = Callable[..., SuitesConfig]
 
 
-@pytest.fixture
-def make_suites(tmp_path: Path) -> MakeSuites:
+@pytest.fixture(scope="module")
+def make_suites(tmp_path_factory: pytest.TempPathFactory) -> MakeSuites:
     """Settings with one of two tasks in a folder of their own: choose a city, or write it."""
+    tmp_path = tmp_path_factory.mktemp("tasks")
     rows = [{"land": land, "at": at} for at, land in enumerate(LANDS)] * 4
     data = tmp_path / "rows.jsonl"
     data.write_text("".join(json.dumps(row) + "\n" for row in rows))
