@@ -79,7 +79,7 @@ def _ask(backbone: Backbone, suites: SuitesConfig) -> Iterator[Answer]:
 
 @cache
 def _known_tasks(folder: str | None) -> "TaskManager":
-    """lm-eval's own tasks and those of a folder; their thousands of files are read once, for seconds."""
+    """lm-eval's own tasks and those of a folder: thousands of files, which takes seconds."""
     from lm_eval.tasks import TaskManager
 
     return TaskManager(include_path=folder)

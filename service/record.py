@@ -1,6 +1,7 @@
 """What one refresh writes down while it runs. Every write is guarded by the refresh's lease."""
 
 import logging
+import math
 import threading
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -29,6 +30,7 @@ from service.progress import Progress, Report
 from service.settings import ScheduleSettings
 
 log = logging.getLogger(__name__)
+QUESTIONS_EVERY_S = 1.0
 
 
 @contextmanager
@@ -114,6 +116,21 @@ class RefreshRecord:
             )
             session.add_all(rows)
         self.report(progress)
+
+    def questions(self, phase: str) -> Callable[[int, int], None]:
+        """Progress of a phase by questions: the last one, and before it one a second at most.
+
+        Hundreds may be answered in that time, and each write waits for the disk.
+        """
+        said = -math.inf
+
+        def report(done: int, asked: int) -> None:
+            nonlocal said
+            if done == asked or time.monotonic() - said >= QUESTIONS_EVERY_S:
+                self.progress(Progress(phase=phase, step=done, steps=asked))
+                said = time.monotonic()
+
+        return report
 
     def training_step(self, step: TrainingStep) -> None:
         """Progress, and one point of the loss curve."""

@@ -8,7 +8,7 @@ and frees the batch; a crash leaves an expired lease, which the next refresh cle
 import logging
 import platform
 import shutil
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -299,10 +299,10 @@ class _Run:
                 probes,
                 suite,
                 weights_digest=self.head.snapshot_digest,
-                report=self._report("baseline"),
+                report=self.record.questions("baseline"),
             )
             base = (
-                self.examiner.examine_base(suite, report=self._report("baseline"))
+                self.examiner.examine_base(suite, report=self.record.questions("baseline"))
                 if self.head.recipe.adapter_ids
                 else None
             )
@@ -325,7 +325,7 @@ class _Run:
                 probes,
                 suite,
                 weights_digest=snapshot_digest,
-                report=self._report("examination"),
+                report=self.record.questions("examination"),
             )
         if settings.gate.tries_triggers:
             with self.record.phase("triggers"):
@@ -335,7 +335,7 @@ class _Run:
                     before,
                     after,
                     answer_tokens=settings.gate.answer_tokens,
-                    report=self._report("triggers"),
+                    report=self.record.questions("triggers"),
                 )
                 del candidate  # one model at a time
                 if tried:
@@ -346,7 +346,7 @@ class _Run:
                         tried,
                         load_backbone(folder, settings.base),
                         answer_tokens=settings.gate.answer_tokens,
-                        report=self._report("triggers"),
+                        report=self.record.questions("triggers"),
                     )
         verdict = gate.decide(
             before.all_answers,
@@ -438,17 +438,12 @@ class _Run:
                 own,
                 self.claimed.facts,
                 answer_tokens=self.settings.gate.answer_tokens,
-                report=self._report("control"),
+                report=self.record.questions("control"),
             )
         except (MemoryError, RuntimeError) as error:  # it decides nothing, so it must stop nothing
             log.warning("The control could not be asked: %s", error)
             return {}
         return {"base": base, "prompted": prompted}
-
-    def _report(self, phase: str) -> Callable[[int, int], None]:
-        return lambda done, asked: self.record.progress(
-            Progress(phase=phase, step=done, steps=asked)
-        )
 
     def _encode(self, backbone: Backbone, facts: Sequence[Fact]) -> list[EncodedFact]:
         """The facts as tokens; one that cannot be learned is set aside, the others go on."""

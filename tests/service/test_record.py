@@ -12,6 +12,7 @@ from service.batches import ClaimedBatch
 from service.db import reading, writing
 from service.errors import LeaseLost
 from service.leases import Hold
+from service.models import Refresh
 from service.progress import Progress
 from service.record import RefreshRecord
 from service.settings import ScheduleSettings
@@ -70,3 +71,20 @@ def test_a_successor_is_not_disturbed(engine: Engine, recording: Recording) -> N
         with pytest.raises(LeaseLost):
             record.progress(Progress(phase="training", step=1, steps=2))
     assert is_held(engine, ahead_s=50)
+
+
+def test_questions_that_are_answered_quickly_are_not_all_written_down(
+    engine: Engine, recording: Recording, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    record = recording()
+    written: list[int] = []
+    monkeypatch.setattr(record, "report", lambda progress: written.append(progress.step))
+    report = record.questions("baseline")
+    for done in range(1, 50):
+        report(done, 50)
+    assert written[0] == 1
+    assert len(written) < 10  # one a second
+    report(50, 50)
+    with reading(engine) as session:
+        row = session.get_one(Refresh, record.refresh_id)
+    assert (written[-1], row.phase, row.step, row.steps) == (50, "baseline", 50, 50)
