@@ -80,6 +80,8 @@ def test_what_is_copied_and_started_is_there() -> None:
     build = compose()["lorewright"]["build"]
     assert isinstance(build, dict)
     assert (DEPLOY / build["context"] / build["dockerfile"]).is_file()
+    arguments = [said.partition("=")[0] for name, said in dockerfile() if name == "ARG"]
+    assert list(build["args"]) == arguments
     (exposed,) = [said for name, said in dockerfile() if name == "EXPOSE"]
     assert int(exposed) == load_settings(ROOT / DEFAULT_CONFIG).api.port
     makefile = (ROOT / "Makefile").read_text()
