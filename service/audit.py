@@ -42,6 +42,7 @@ class Act(StrEnum):
     RELEASE_PINNED = "release_pinned"
     RELEASE_UNPINNED = "release_unpinned"
     OPERATION_REQUESTED = "operation_requested"
+    BACKED_UP = "backed_up"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -5,6 +5,7 @@ before it was recorded and is never changed, so what is copied after it is at le
 Composed models, answers and anchors are left out: they are made anew.
 """
 
+import logging
 import os
 import shutil
 import subprocess
@@ -13,6 +14,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from sqlalchemy import URL, Engine, func, inspect, select
+from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
 from adapters.errors import ArtefactError
@@ -24,15 +26,17 @@ from adapters.store import (
     verify,
     write_manifest,
 )
-from service import lineage
+from service import audit, lineage
+from service.audit import Act
 from service.auth import PEPPER
-from service.db import opened, reading, upgrade
+from service.db import opened, reading, upgrade, writing
 from service.errors import Conflict
 from service.fsck import check
 from service.models import Adapter, Erasure
 from service.places import Places
 from service.settings import Settings
 
+log = logging.getLogger(__name__)
 SQLITE, POSTGRESQL = "lorewright.db", "lorewright.pgdump"
 SECRETS = (PEPPER, "webhook_secret")
 TOOLS_TIMEOUT_S = 24 * 3600.0
@@ -48,11 +52,13 @@ class Backup:
     bytes: int
 
 
-def back_up(settings: Settings, engine: Engine, to: Path) -> Backup:
+def back_up(settings: Settings, engine: Engine, to: Path, *, by: str) -> Backup:
     """Write a folder with all that a restore needs. It appears whole or not at all.
 
-    Raises Conflict where the folder is there already or an erasure is under way, ArtefactError for
-    a damaged artefact, StorageFull, and OSError where PostgreSQL's own programs cannot be run.
+    That it was made is in the audit log, but for a database that cannot be written to: a backup is
+    wanted then most of all. Raises Conflict where the folder is there already or an erasure is
+    under way, ArtefactError for a damaged artefact, StorageFull, and OSError where PostgreSQL's own
+    programs cannot be run.
     """
     if to.exists():
         raise Conflict(f"{to} is there already; name a folder that is not.")
@@ -85,6 +91,12 @@ def back_up(settings: Settings, engine: Engine, to: Path) -> Backup:
                     "again."
                 )
         size = sum(path.stat().st_size for path in partial.rglob("*") if path.is_file())
+    try:
+        with writing(engine) as session:
+            about = {"head": head, "adapters": len(digests), "bytes": size}
+            audit.record(session, Act.BACKED_UP, by=by, about=about, now=datetime.now(UTC))
+    except SQLAlchemyError as error:
+        log.warning("the backup is made; that it was could not be written down: %s", error)
     return Backup(folder=str(to), head_release=head, adapters=len(digests), bytes=size)
 
 

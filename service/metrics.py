@@ -21,8 +21,10 @@ from sqlalchemy.orm import InstrumentedAttribute, Session
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service import batches, facts, leases, lineage, webhooks
+from service.audit import Act
 from service.db import reading
 from service.models import (
+    AuditEntry,
     Erasure,
     FactRow,
     HeadAction,
@@ -113,6 +115,7 @@ class _State(Collector):
             yield from _refreshes(session, now)
             yield from _head(session, now)
             yield from _waiting(session, self.settings, now)
+            yield from _backups(session, now)
         yield from _disk(self.settings, self.engine)
         yield _labelled(
             "build_info", "1, of the version that runs.", "version", {version("lorewright"): 1.0}
@@ -223,6 +226,17 @@ def _waiting(session: Session, settings: Settings, now: datetime) -> Iterator[Me
         "deliveries_failing",
         "Head moves that the receiver has not taken and is told again.",
         failing,
+    )
+
+
+def _backups(session: Session, now: datetime) -> Iterator[Metric]:
+    begun = select(func.max(AuditEntry.at)).where(
+        AuditEntry.act.in_([Act.BACKED_UP, Act.LOG_BEGUN])
+    )
+    yield _gauge(
+        "backup_age_seconds",
+        "Since the last `lorewright backup`, or since the database was made where there is none.",
+        _age(session.scalar(begun), now),
     )
 
 

@@ -125,7 +125,7 @@ def backup(
     """Write all that cannot be made anew into one folder, while the daemon runs."""
     from service.backup import back_up
 
-    done = back_up(context.settings, context.engine(), to)
+    done = back_up(context.settings, context.engine(), to, by=context.by)
     show(
         done,
         as_json,

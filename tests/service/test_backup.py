@@ -14,11 +14,12 @@ from sqlalchemy import select
 from adapters.errors import ArtefactError
 from service import backup
 from service.asking import ask_release
+from service.audit import Act
 from service.backup import back_up, restore
 from service.db import alembic_config, check_at_head, make_engine, reading, writing
 from service.errors import Conflict
 from service.fsck import check
-from service.models import Erasure, FactRow
+from service.models import AuditEntry, Erasure, FactRow
 from service.progress import Progress
 
 QUESTIONS = ["Who is the mayor of Tolmar?", "Where?", "Go on."]
@@ -50,7 +51,7 @@ def test_a_restore_is_the_service_of_the_backup_and_says_the_same(
     world.push("Orlan Vess is the mayor of Tolmar.")
     world.refresh()
     said = ask_release(settings, engine, QUESTIONS, release_id=None)
-    done = back_up(settings, engine, tmp_path / "backup")
+    done = back_up(settings, engine, tmp_path / "backup", by="me")
     assert (done.head_release, done.adapters) == (said.release_id, 1)
     world.push("Lake Ux lies in Ardun.")  # after it
 
@@ -83,7 +84,7 @@ def test_a_backup_while_a_refresh_runs_is_whole(
     def watch(progress: Progress) -> None:
         if progress.phase not in [path.name for path in made]:
             made.append(tmp_path / progress.phase)
-            back_up(settings, engine, made[-1])
+            back_up(settings, engine, made[-1], by="me")
 
     world.refresh(watch)
     assert len(made) > 2
@@ -108,7 +109,7 @@ def test_an_erasure_in_the_middle_of_a_backup_is_in_none(
 
     monkeypatch.setattr(backup, "_copy_artefact", erased_meanwhile)
     with pytest.raises(Conflict, match="erased while the backup was made"):
-        back_up(settings, engine, tmp_path / "backup")
+        back_up(settings, engine, tmp_path / "backup", by="me")
     assert not (tmp_path / "backup").exists()
 
 
@@ -117,10 +118,32 @@ def test_a_backup_of_an_earlier_schema_is_brought_to_todays(
 ) -> None:
     settings, engine = world = make_world()
     command.downgrade(alembic_config(settings.url), "0013")
-    back_up(settings, engine, tmp_path / "backup")
+    back_up(settings, engine, tmp_path / "backup", by="me")
     other = elsewhere(world)
     restore(other.settings, tmp_path / "backup")
     check_at_head(other.engine)
+
+
+@pytest.mark.sqlite
+def test_a_backup_is_in_the_audit_log_and_made_of_a_database_that_takes_no_more_too(
+    make_world: Callable[..., Any], tmp_path: Path
+) -> None:
+    settings, engine = make_world()
+
+    def told() -> list[tuple[str, Any]]:
+        with reading(engine) as session:
+            entries = session.scalars(select(AuditEntry).where(AuditEntry.act == Act.BACKED_UP))
+            return [(entry.by, entry.about["head"]) for entry in entries]
+
+    back_up(settings, engine, tmp_path / "first", by="me")
+    assert told() == [("me", 1)]
+    with engine.begin() as connection:
+        connection.exec_driver_sql(
+            "CREATE TRIGGER full BEFORE INSERT ON audit BEGIN SELECT RAISE(ABORT, 'full'); END"
+        )
+    back_up(settings, engine, tmp_path / "second", by="me")
+    assert (tmp_path / "second" / "lorewright.db").exists()
+    assert told() == [("me", 1)]
 
 
 def test_what_cannot_be_backed_up_leaves_nothing_behind(
@@ -130,20 +153,20 @@ def test_what_cannot_be_backed_up_leaves_nothing_behind(
     to = tmp_path / "backup"
     to.mkdir()
     with pytest.raises(Conflict, match="is there already"):
-        back_up(settings, engine, to)
+        back_up(settings, engine, to, by="me")
     to.rmdir()
     with writing(engine) as session:
         session.add(
             Erasure(fact_ids=[1], reason="r", requested_by="me", requested_at=datetime.now(UTC))
         )
     with pytest.raises(Conflict, match="An erasure is not complete"):
-        back_up(settings, engine, to)
+        back_up(settings, engine, to, by="me")
     with writing(engine) as session:
         session.delete(session.scalars(select(Erasure)).one())
     weights = next((settings.state_dir / "base").glob("*.safetensors"))
     weights.write_bytes(weights.read_bytes()[:-1])
     with pytest.raises(ArtefactError, match="is corrupt"):
-        back_up(settings, engine, to)
+        back_up(settings, engine, to, by="me")
     assert not to.exists()
     assert list(tmp_path.glob("*.partial")) == []
 
@@ -152,7 +175,7 @@ def test_a_backup_that_was_touched_or_has_no_room_is_refused_and_changes_nothing
     make_world: Callable[..., Any], tmp_path: Path, elsewhere: Callable[..., Any]
 ) -> None:
     world = make_world()
-    back_up(world.settings, world.engine, tmp_path / "backup")
+    back_up(world.settings, world.engine, tmp_path / "backup", by="me")
     with pytest.raises(Conflict, match="restore into an empty one"):
         restore(world.settings, tmp_path / "backup")
     other = elsewhere(world)
@@ -172,7 +195,7 @@ def test_a_log_that_is_left_of_another_database_is_not_played_into_a_restored_on
     make_world: Callable[..., Any], elsewhere: Callable[..., Any], tmp_path: Path, end: str
 ) -> None:
     world = make_world()
-    back_up(world.settings, world.engine, tmp_path / "backup")
+    back_up(world.settings, world.engine, tmp_path / "backup", by="me")
     other = elsewhere(world)
     other.settings.state_dir.mkdir()
     left = other.settings.state_dir / f"lorewright.db{end}"

@@ -17,11 +17,12 @@ from prometheus_client.parser import text_string_to_metric_families
 from sqlalchemy import Engine
 from starlette.testclient import TestClient
 
-from service import auth, leases, lineage, operations
+from service import audit, auth, leases, lineage, operations
 from service.api import create_app
+from service.audit import Act
 from service.auth import Scope
 from service.db import reading, writing
-from service.models import MembershipOutcome
+from service.models import AuditEntry, MembershipOutcome
 from service.settings import Settings
 
 Values = dict[tuple[str, ...], float]
@@ -71,6 +72,17 @@ def test_facts_are_counted_by_where_they_stand(
     begun = datetime.now(UTC) - timedelta(minutes=1)
     store({"statement": "Told ahead, and it has begun.", "valid_from": begun.isoformat()})
     assert told(http)("facts_oldest_pending_seconds") < 120
+
+
+def test_it_is_told_how_old_the_last_backup_is(http: httpx2.Client, engine: Engine) -> None:
+    day, hour = timedelta(days=1), timedelta(hours=1)
+    with writing(engine) as session:  # as if the database were a day old
+        session.get_one(AuditEntry, 1).at -= day
+    assert 0 <= told(http)("backup_age_seconds") - day.total_seconds() < 600
+    with writing(engine) as session:
+        now = datetime.now(UTC) - hour
+        audit.record(session, Act.BACKED_UP, by="me", about={}, now=now)
+    assert 0 <= told(http)("backup_age_seconds") - hour.total_seconds() < 60
 
 
 def test_the_head_the_last_refresh_and_what_waits_are_told(
