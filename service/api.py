@@ -709,6 +709,11 @@ def _answer_errors(app: FastAPI) -> None:
         )
         return problem_response(HTTPStatus.UNPROCESSABLE_ENTITY, f"Cannot be used: {places}.")
 
+    @app.exception_handler(ClientDisconnect)
+    async def client_went(_: Request, error: ClientDisconnect) -> JSONResponse:
+        """Nobody hears the answer; its status is counted."""
+        return problem_response(HTTPStatus.REQUEST_TIMEOUT, "The body broke off.")
+
     @app.exception_handler(HTTPException)
     async def http_error(request: Request, error: HTTPException) -> JSONResponse:
         status = HTTPStatus(error.status_code)

@@ -18,10 +18,9 @@ from service.facts import (
     canonical,
     forgotten,
     head_batches,
-    is_held,
     is_pending,
+    is_settled_by_approval,
     is_tried_again,
-    is_valid,
     let_begun_stand,
     release_batches,
 )
@@ -92,7 +91,7 @@ def count_pending(session: Session, *, at_most_of_source: int | None = None, now
 
 def count_held(session: Session, *, now: datetime) -> int:
     """How many facts wait for an admin and for nothing else."""
-    wanted = is_valid(now) & is_held()
+    wanted = is_settled_by_approval(head_batches(session), now)
     return session.scalar(select(func.count()).select_from(FactRow).where(wanted)) or 0
 
 
@@ -447,7 +446,7 @@ def _oldest(
         return list(session.scalars(chosen))
 
     pending = oldest(_is_pending_in_quota(at_most_of_source, now), at_most)
-    if len(pending) < at_least:
+    if len(pending) < min(at_least, at_most):  # a full batch is enough
         return []
     again = oldest(is_tried_again(head_batches(session), now), at_most // 2)
     rows = again + pending[: at_most - len(again)]

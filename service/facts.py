@@ -276,10 +276,14 @@ def _insert(session: Session, rows: Mapping[str, dict[str, Any]]) -> dict[str, i
         if count < len(rows):
             part.rollback()
             return None
-    mine = select(FactRow.external_id, FactRow.id).where(
-        FactRow.id > before, FactRow.source == next(iter(rows.values()))["source"]
-    )
-    return {key: fact_id for key, fact_id in session.execute(mine) if key in rows}
+    source = next(iter(rows.values()))["source"]
+    # By the id alone: by the source, too, SQLite would go through all that it ever sent.
+    new = select(FactRow.external_id, FactRow.id, FactRow.source).where(FactRow.id > before)
+    return {
+        key: fact_id
+        for key, fact_id, sent_by in session.execute(new)
+        if sent_by == source and key in rows
+    }
 
 
 def key_once_erased(source: str, key: str, pepper: bytes) -> str:
@@ -347,6 +351,8 @@ def _let_newest_stand(session: Session, row: FactRow, *, now: datetime) -> None:
     ]
     newest = max(rivals, key=lambda rival: (_since(rival), rival.id))
     replaced = [rival for rival in rivals if rival is not newest]
+    if not replaced:
+        return
     before = select(FactRow).where(FactRow.superseded_by.in_([rival.id for rival in replaced]))
     for other in (*session.scalars(before), *replaced):  # what they replaced is replaced by it, too
         other.superseded_by = newest.id
@@ -368,9 +374,8 @@ def _restore_older(session: Session, withdrawn: FactRow) -> None:
 
     A held one replaces nothing, and nothing replaces it.
     """
-    replaced = session.scalars(
-        select(FactRow).where(FactRow.superseded_by == withdrawn.id).order_by(FactRow.id.desc())
-    ).all()
+    behind = session.scalars(select(FactRow).where(FactRow.superseded_by == withdrawn.id))
+    replaced = sorted(behind, key=lambda row: (_since(row), row.id), reverse=True)
     held = [row for row in replaced if _waits_for_admin(row)]
     standing = next((row for row in replaced if row.retracted_at is None and row not in held), None)
     for row in replaced:
@@ -396,23 +401,33 @@ def is_tried_again(head: Collection[int], now: datetime) -> ColumnElement[bool]:
     """
     in_head = sorted(head)
     counts = Membership.batch_id.not_in(_rebased(in_head))
+    return (
+        _may_be_trained(now)
+        & _was_given(*TRIED_AGAIN)
+        & ~_was_given(*set(MembershipOutcome) - {*TRIED_AGAIN, MembershipOutcome.FREED}, of=counts)
+        & ~_was_taken_out(in_head)
+    )
+
+
+def is_settled_by_approval(head: Collection[int], now: datetime) -> ColumnElement[bool]:
+    """SQL for: waits for an admin's approval and for nothing else, where `head` are its batches."""
+    return is_valid(now) & is_held() & ~_was_taken_out(sorted(head))
+
+
+def _was_taken_out(in_head: Sequence[int]) -> ColumnElement[bool]:
+    """SQL for: an adapter that left it open was in a head, and no later one that saw it is."""
     later = aliased(Membership)
     was_trained_again = exists().where(
         later.fact_id == Membership.fact_id,
         later.batch_id > Membership.batch_id,
         later.batch_id.in_(in_head),
     )
-    return (
-        _may_be_trained(now)
-        & _was_given(*TRIED_AGAIN)
-        & ~_was_given(*set(MembershipOutcome) - {*TRIED_AGAIN, MembershipOutcome.FREED}, of=counts)
-        & ~exists().where(
-            Membership.fact_id == FactRow.id,
-            Membership.outcome == MembershipOutcome.UNLEARNED,
-            Membership.batch_id.not_in(in_head),
-            counts,
-            ~was_trained_again,
-        )
+    return exists().where(
+        Membership.fact_id == FactRow.id,
+        Membership.outcome == MembershipOutcome.UNLEARNED,
+        Membership.batch_id.not_in(in_head),
+        Membership.batch_id.not_in(_rebased(in_head)),
+        ~was_trained_again,
     )
 
 
@@ -592,8 +607,13 @@ def hold(session: Session, reasons: Mapping[int, str]) -> None:
 
 
 def held_of(session: Session, fact_ids: Collection[int]) -> list[int]:
-    """Those of the facts that wait for an admin."""
-    wanted = select(FactRow.id).where(FactRow.id.in_(fact_ids), is_held())
+    """Those of the facts that wait for an admin and still stand."""
+    wanted = select(FactRow.id).where(
+        FactRow.id.in_(fact_ids),
+        is_held(),
+        FactRow.superseded_by.is_(None),
+        FactRow.retracted_at.is_(None),
+    )
     return list(session.scalars(wanted.order_by(FactRow.id)))
 
 
@@ -605,7 +625,7 @@ def rejected_of(session: Session, fact_ids: Collection[int], *, now: datetime) -
 
 
 def approve(session: Session, fact_id: int, *, by: str, now: datetime) -> FactRow:
-    """Let a held fact go on. Raises NotFound, or Conflict where it is not held."""
+    """Let a held fact go on. Raises NotFound, or Conflict where that would change nothing."""
     row = session.get(FactRow, fact_id)
     if row is None:
         raise NotFound(f"There is no fact {fact_id}.")
@@ -618,6 +638,11 @@ def approve(session: Session, fact_id: int, *, by: str, now: datetime) -> FactRo
         )
     if row.retracted_at is not None:
         raise Conflict(f"Fact {fact_id} was retracted at {row.retracted_at.isoformat()}.")
+    if row.superseded_by is not None:
+        raise Conflict(
+            f"Fact {fact_id} was replaced by fact {row.superseded_by}; it stands again, and waits "
+            "for an approval, once that one is retracted."
+        )
     row.approved_at, row.approved_by = now, by
     audit.record(session, Act.FACT_APPROVED, by=by, about={"fact": fact_id}, now=now)
     _let_newest_stand(session, row, now=now)

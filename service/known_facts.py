@@ -205,7 +205,7 @@ def draw_removal(
         )
         .order_by(FactRow.id)
     ).all()
-    said = _said_by(session, kept, rows, now=now)
+    said = _said_by(session, kept, now=now)
     removed = [row for row in rows if said.isdisjoint(_sayings(row))]
     ids = sorted(row.id for row in rows)
     learned = in_head_by_batch(
@@ -239,14 +239,9 @@ def draw_removal(
     )
 
 
-def _said_by(
-    session: Session, held: Collection[int], like: Sequence[FactRow], *, now: datetime
-) -> set[tuple[str, ...]]:
-    """What the facts of some batches say, of those that may say the same as some others."""
-    relations = sorted({row.relation for row in like if row.relation})
-    statements = sorted({row.statement.lower() for row in like})
-    alike = FactRow.relation.in_(relations) | func.lower(FactRow.statement).in_(statements)
-    groups = in_head_by_batch(session, IN_HEAD, alike, standing=is_valid, held=held, now=now)
+def _said_by(session: Session, held: Collection[int], *, now: datetime) -> set[tuple[str, ...]]:
+    """What the facts of some batches say. All are read: SQLite folds the case of ASCII alone."""
+    groups = in_head_by_batch(session, IN_HEAD, standing=is_valid, held=held, now=now)
     return {saying for group in groups for row in group for saying in _sayings(row)}
 
 

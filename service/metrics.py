@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from datetime import UTC, datetime
+from http import HTTPStatus
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -63,6 +64,11 @@ class Metrics:
             buckets=BUCKETS,
             registry=self.registry,
         )
+        self.failed = Counter(  # without labels: it is there, at 0, before the first of them
+            "lorewright_server_errors",
+            "Requests that were answered with an error that nobody foresaw (500).",
+            registry=self.registry,
+        )
         self.registry.register(_State(settings, engine))
 
     def text(self) -> bytes:
@@ -93,6 +99,8 @@ class Counted:
             await self.app(scope, receive, watch)
         finally:
             route = getattr(scope.get("route"), "path_format", "none")
+            if status[0] == HTTPStatus.INTERNAL_SERVER_ERROR:
+                self.metrics.failed.inc()
             method = scope["method"] if scope["method"] in METHODS else "other"
             self.metrics.requests.labels(method, route, str(status[0])).inc()
             self.metrics.seconds.labels(method, route).observe(time.perf_counter() - began)

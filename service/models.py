@@ -14,6 +14,7 @@ from sqlalchemy import (
     String,
     TypeDecorator,
     UniqueConstraint,
+    text,
 )
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
@@ -109,6 +110,13 @@ class FactRow(Base):
         UniqueConstraint("source", "external_id"),
         # Of names as long as they may be, two would not fit into a row of PostgreSQL's index.
         Index("ix_facts_subject", "subject"),
+        # Of those alone that were: nearly all others have none, and each would be another entry.
+        Index(
+            "ix_facts_superseded_by",
+            "superseded_by",
+            sqlite_where=text("superseded_by IS NOT NULL"),
+            postgresql_where=text("superseded_by IS NOT NULL"),
+        ),
     )
 
     id: Mapped[int] = mapped_column(primary_key=True, autoincrement=True)

@@ -46,6 +46,7 @@ class Clock:
         self.operation = Child(config)
         self.hold: leases.Hold | None = None  #: of the operations
         self.kept_waiting: set[int] = set()  #: operations that found a refresh running
+        self.ending = threading.Event()
         self.ticking, self.operating, self.following = (threading.Lock() for _ in range(3))
         self.scheduler = BackgroundScheduler(
             timezone=UTC,
@@ -267,7 +268,8 @@ class Clock:
         """
         with self.following:
             follow_head(self.settings, self.engine)
-            deliver_due(self.settings, self.engine, now=datetime.now(UTC))
+            now = datetime.now(UTC)
+            deliver_due(self.settings, self.engine, now=now, is_ending=self.ending.is_set)
 
     def _is_due(self) -> bool:
         now = datetime.now(UTC)
@@ -304,7 +306,13 @@ class Clock:
         return logs / f"{name}-{datetime.now(UTC):%Y%m%dT%H%M%S%f}.log"
 
     def stop(self) -> None:
-        """Start nothing more, ask what runs to end, and end it if it does not."""
+        """Start nothing more, ask what runs to end, and end it if it does not.
+
+        A delivery that has begun is waited for, `webhook.timeout_s` at most.
+        """
+        self.ending.set()
+        if self.scheduler.running:
+            self.scheduler.pause()
         children = (self.refresh, self.operation)
         for child in children:
             child.ask_to_end()

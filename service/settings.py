@@ -9,10 +9,10 @@ import re
 from collections.abc import Mapping, Sequence
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any, get_args
+from typing import Annotated, Any, Self, get_args
 
 import yaml
-from pydantic import Field, HttpUrl, ValidationError
+from pydantic import Field, HttpUrl, ValidationError, model_validator
 from pydantic_settings import (
     BaseSettings,
     EnvSettingsSource,
@@ -64,6 +64,14 @@ class ScheduleSettings(Section):
     #: Verdicts a fact may be left open by, unlearned or undecided, before that is final.
     tries: Count = 2
     stop_within_s: Seconds = 30  #: how long a refresh may take to end once it was asked to
+
+    @model_validator(mode="after")
+    def _a_batch_can_be_large_enough(self) -> Self:
+        if self.at_least > self.at_most:
+            raise ValueError(
+                f"at_least is {self.at_least}, and no batch has more than at_most, {self.at_most}"
+            )
+        return self
 
 
 class FactSettings(Section):

@@ -15,7 +15,7 @@ import os
 import secrets
 import tempfile
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
 from pathlib import Path
 
@@ -76,8 +76,16 @@ def signature(secret: str, message_id: str, timestamp: int, body: bytes) -> str:
     return "v1," + base64.b64encode(hmac.digest(key, signed, hashlib.sha256)).decode()
 
 
-def deliver_due(settings: Settings, engine: Engine, *, now: datetime) -> int:
+def deliver_due(
+    settings: Settings,
+    engine: Engine,
+    *,
+    now: datetime,
+    is_ending: Callable[[], bool] = lambda: False,
+) -> int:
     """Send the newest few that are due; how many were taken. Nothing without `webhook.url`.
+
+    Whoever `is_ending` begins no other one.
 
     No transaction is open while a receiver is waited for. One that fails is tried again after a
     pause that doubles each time, until the move is `webhook.give_up_after_s` old; the newest one
@@ -87,7 +95,7 @@ def deliver_due(settings: Settings, engine: Engine, *, now: datetime) -> int:
         return 0
     with reading(engine) as session:
         due = _due(session, settings.webhook, now)
-    return sum(send(settings, engine, seq, now=now) for seq in due)
+    return sum(send(settings, engine, seq, now=now) for seq in due if not is_ending())
 
 
 def send(settings: Settings, engine: Engine, seq: int, *, now: datetime) -> bool:

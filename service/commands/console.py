@@ -2,6 +2,7 @@
 
 import getpass
 import json
+import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -32,12 +33,20 @@ Reason = Annotated[str, typer.Option(help="Why; it is kept with what is done.")]
 out, err = Console(), Console(stderr=True)
 
 
+def _user() -> str:
+    """The system's name for whoever types this; a container's user may have none."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return f"uid {os.getuid()}"
+
+
 class Context:
     """What every command needs, made when it is needed."""
 
     def __init__(self, config: Path) -> None:
         self.config = config
-        self.by = getpass.getuser()  #: who is on record for what is done
+        self.by = _user()  #: who is on record for what is done
         self.opened: Engine | None = None
 
     @property

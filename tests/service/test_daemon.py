@@ -210,6 +210,20 @@ def test_a_body_that_never_arrives_is_given_up(daemon: Daemon) -> None:
         assert slow.recv(4096).startswith(b"HTTP/1.1 408 ")
 
 
+def test_a_client_that_goes_before_its_body_has_come_is_no_error_of_ours(daemon: Daemon) -> None:
+    process = daemon.start()
+    head = f"POST /v1/facts HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {daemon.key}\r\n"
+    with socket.create_connection(("127.0.0.1", daemon.port), timeout=WITHIN_S) as gone:
+        gone.sendall(head.encode() + b"Content-Type: application/json\r\n")
+        gone.sendall(b"Content-Length: 100\r\n\r\n[{")
+        time.sleep(0.2)
+    counted = 'lorewright_http_requests_total{method="POST",route="/v1/facts",status="408"} 1.0'
+    with daemon.client() as client:
+        daemon.wait_until(lambda: counted in client.get("/metrics").text, process)
+        assert "lorewright_server_errors_total 0.0" in client.get("/metrics").text
+    assert "Traceback" not in daemon.log.read_text()
+
+
 def test_a_head_that_never_ends_is_given_up(daemon: Daemon) -> None:
     daemon.start(LOREWRIGHT_API__HEAD_DEADLINE_S="0.5")
     with (

@@ -5,7 +5,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
-from sqlalchemy import Engine, func, select
+from sqlalchemy import Engine, event, func, select
 
 from service import batches, facts
 from service.auth import Scope
@@ -325,6 +325,66 @@ def test_what_a_withdrawn_fact_replaced_stands_again(
     with writing(engine) as session:
         facts.retract(session, second, by="test", now=now)
     assert state(engine, first) is FactState.PENDING
+
+
+def test_of_what_a_withdrawn_fact_replaced_the_one_that_began_last_stands_again(
+    engine: Engine, make_key: Callable[..., str], now: datetime
+) -> None:
+    key_id = make_key(Scope.INGEST).split("_")[1]
+    days = [now + timedelta(days=day) for day in range(40)]
+    ahead = push(engine, key_id, now, "A", valid_from=days[30].isoformat())
+    told = push(engine, key_id, days[10], "B")
+    with writing(engine) as session:
+        facts.let_begun_stand(session, now=days[30])
+    newest = push(engine, key_id, days[35], "C")
+    with writing(engine) as session:
+        assert session.get_one(FactRow, ahead).superseded_by == newest
+        facts.retract(session, newest, by="test", now=days[36])
+    with reading(engine) as session:
+        assert session.get_one(FactRow, ahead).superseded_by is None
+        assert session.get_one(FactRow, told).superseded_by == ahead
+
+
+@pytest.mark.sqlite
+def test_storing_replacing_and_withdrawing_a_fact_never_goes_through_all_of_them(
+    engine: Engine, insert: Callable[..., list[ItemOutcome]], now: datetime
+) -> None:
+    """With 100,000 facts, 500 functional ones took 26 s, in which nobody else could write."""
+    asked: list[tuple[str, Any]] = []
+
+    def note(_: Any, __: Any, statement: str, parameters: Any, *___: Any) -> None:
+        if statement.startswith("SELECT"):
+            asked.append((statement, parameters))
+
+    event.listen(engine, "before_cursor_execute", note)
+    [first] = insert({"statement": "The capital is Zenda.", **CAPITAL})
+    [second] = insert({"statement": "The capital is Rupert.", **CAPITAL})
+    with writing(engine) as session:
+        facts.retract(session, second.id, by="test", now=now)
+    event.remove(engine, "before_cursor_execute", note)
+    assert state(engine, first.id) is FactState.PENDING
+    with engine.connect() as connection:
+        plans = [
+            (statement, str(line[3]))
+            for statement, parameters in asked
+            for line in connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {statement}", parameters)
+        ]
+    assert [plan for plan in plans if plan[1].startswith("SCAN facts")] == []
+    assert any("ix_facts_superseded_by" in plan for _, plan in plans)
+    assert not any("source=?" in plan and "external_id" not in plan for _, plan in plans)
+
+
+def test_a_replaced_fact_cannot_be_approved(
+    engine: Engine, make_key: Callable[..., str], now: datetime
+) -> None:
+    """It was replaced while it was trained, and the verdict held it."""
+    key_id = make_key(Scope.INGEST).split("_")[1]
+    held, newer = (push(engine, key_id, now, name) for name in ("A", "B"))
+    with writing(engine) as session:
+        facts.hold(session, {held: "it may plant an answer"})
+        assert facts.held_of(session, [held]) == []
+        with pytest.raises(Conflict, match=f"was replaced by fact {newer}"):
+            facts.approve(session, held, by="admin", now=now)
 
 
 def test_a_retracted_fact_cannot_be_approved(

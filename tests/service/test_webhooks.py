@@ -119,6 +119,21 @@ def test_every_move_is_told_once_and_signed(
     assert delivery(engine, 2).attempts == 1
 
 
+def test_a_daemon_that_is_to_end_tells_of_no_further_move(
+    telling: Settings,
+    engine: Engine,
+    receiver: Receiver,
+    store: Callable[..., list[int]],
+    promote: Callable[..., int],
+    now: datetime,
+) -> None:
+    store("Orlan Vess is the mayor of Tolmar.")
+    promote(MembershipOutcome.LEARNED)
+    assert deliver_due(telling, engine, now=now, is_ending=lambda: bool(receiver.got)) == 1
+    assert len(receiver.got) == 1
+    assert deliver_due(telling, engine, now=now) == 1  # by the next daemon
+
+
 def test_the_signature_is_the_one_of_the_specifications_example() -> None:
     """The example of the Standard Webhooks documents."""
     body = b'{"test": 2432232314}'
