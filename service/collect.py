@@ -33,7 +33,7 @@ from service import audit, leases, lineage
 from service.audit import Act
 from service.db import reading, writing
 from service.errors import Conflict, LeaseLost, NotFound
-from service.models import HeadMove, PinnedRelease, Release
+from service.models import Adapter, HeadMove, PinnedRelease, Release, ReleaseAdapter
 from service.places import DIGEST_CHARACTERS, Places
 from service.settings import Settings
 
@@ -126,15 +126,20 @@ def _collection(leftovers: Sequence[Leftover], kept: tuple[int, ...]) -> Collect
 def needed_releases(session: Session, earlier: int) -> tuple[int, ...]:
     """The head, so many releases that were the head before, the newest first, and the pinned."""
     head = lineage.read_head(session).release_id
-    newest = func.max(HeadMove.seq)
-    heads = session.scalars(
-        select(HeadMove.release_id).group_by(HeadMove.release_id).order_by(newest.desc())
-    )
-    before = [
-        other for other in heads if other != head and lineage.recipe_of(session, other).adapter_ids
-    ]
+    parts = select(ReleaseAdapter.release_id).join(Adapter, Adapter.id == ReleaseAdapter.adapter_id)
+    before = session.scalars(
+        select(HeadMove.release_id)
+        .where(
+            HeadMove.release_id != head,
+            HeadMove.release_id.in_(parts),  # the base alone has no snapshot
+            HeadMove.release_id.not_in(parts.where(Adapter.erased_at.is_not(None))),
+        )
+        .group_by(HeadMove.release_id)
+        .order_by(func.max(HeadMove.seq).desc())
+        .limit(earlier)
+    ).all()
     pinned = session.scalars(select(PinnedRelease.release_id)).all()
-    return tuple(sorted({head, *before[:earlier], *pinned}))
+    return tuple(sorted({head, *before, *pinned}))
 
 
 def _leftovers(
@@ -207,8 +212,12 @@ def _leftover(places: Places, path: Path, why: str) -> Leftover:
 def pin_release(
     session: Session, release_id: int, *, by: str, reason: str, now: datetime
 ) -> PinnedRelease:
-    """Keep a release's composed model. Raises NotFound, or Conflict where it is pinned already."""
+    """Keep a release's composed model.
+
+    Raises NotFound, or Conflict where it is pinned already or an erasure took a part of it.
+    """
     lineage.recipe_of(session, release_id)  # says so where there is none
+    lineage.check_not_erased(session, release_id)
     held = session.get(PinnedRelease, release_id)
     if held is not None:
         raise Conflict(f"Release {release_id} is pinned already: {held.reason}")

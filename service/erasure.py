@@ -317,6 +317,10 @@ def _give_up_weights(
     """
     erasure = session.get_one(Erasure, erasure_id)
     adapters = adapters_that_saw(session, erasure.fact_ids)
+    new = [adapter for adapter in adapters if adapter.erased_at is None]
+    for adapter in new:
+        adapter.erased_at = now
+    session.flush()  # waits for whoever moves the head to one of them, and then sees it there
     in_head = set(lineage.read_head(session).recipe.adapter_ids)
     back = [adapter.id for adapter in adapters if adapter.id in in_head]
     if back:
@@ -324,9 +328,6 @@ def _give_up_weights(
             f"The head moved meanwhile, and adapters {', '.join(map(str, back))}, which saw the "
             "facts, are in it again. Nothing is deleted; erase them once more."
         )
-    new = [adapter for adapter in adapters if adapter.erased_at is None]
-    for adapter in new:
-        adapter.erased_at = now
     rows = [session.get_one(FactRow, fact_id) for fact_id in erasure.fact_ids]
     telling = _receipt(session, settings, rows, new)
     before = erasure.receipt or {}

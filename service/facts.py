@@ -400,7 +400,10 @@ def is_tried_again(head: Collection[int], now: datetime) -> ColumnElement[bool]:
     rebase trained beside the head counts only where it came into it.
     """
     in_head = sorted(head)
-    counts = Membership.batch_id.not_in(_rebased(in_head))
+    # What a rebase came to since then counts, and not what it was trained again instead of.
+    counts = Membership.batch_id.not_in(_rebased(in_head)) & (
+        Membership.batch_id.in_(in_head) | ~_was_trained_again(in_head)
+    )
     return (
         _may_be_trained(now)
         & _was_given(*TRIED_AGAIN)
@@ -416,18 +419,22 @@ def is_settled_by_approval(head: Collection[int], now: datetime) -> ColumnElemen
 
 def _was_taken_out(in_head: Sequence[int]) -> ColumnElement[bool]:
     """SQL for: an adapter that left it open was in a head, and no later one that saw it is."""
-    later = aliased(Membership)
-    was_trained_again = exists().where(
-        later.fact_id == Membership.fact_id,
-        later.batch_id > Membership.batch_id,
-        later.batch_id.in_(in_head),
-    )
     return exists().where(
         Membership.fact_id == FactRow.id,
         Membership.outcome == MembershipOutcome.UNLEARNED,
         Membership.batch_id.not_in(in_head),
         Membership.batch_id.not_in(_rebased(in_head)),
-        ~was_trained_again,
+        ~_was_trained_again(in_head),
+    )
+
+
+def _was_trained_again(in_head: Sequence[int]) -> ColumnElement[bool]:
+    """SQL for: a later batch of a membership's fact is in the head."""
+    later = aliased(Membership)
+    return exists().where(
+        later.fact_id == Membership.fact_id,
+        later.batch_id > Membership.batch_id,
+        later.batch_id.in_(in_head),
     )
 
 

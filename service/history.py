@@ -9,7 +9,7 @@ from sqlalchemy.orm import Session
 from adapters.types import Suite
 from service import lineage
 from service.errors import NotFound
-from service.known_facts import IN_HEAD
+from service.known_facts import IN_HEAD, is_in_adapter
 from service.models import (
     Adapter,
     FactRow,
@@ -173,8 +173,10 @@ def _held_rows(adapters: Collection[int]) -> Select[FactRow, int, str | None]:
 def holders_of(session: Session, fact_id: int) -> list[Holder]:
     """Every adapter that was trained on a fact or replayed it, promoted or not, oldest first."""
     in_head = lineage.read_head(session).recipe.adapter_ids
-    trained = select(Adapter, Membership.batch_id).join(
-        Membership, Membership.batch_id == Adapter.batch_id
+    trained = (  # what was set aside before the training is not in a promoted adapter
+        select(Adapter, Membership.batch_id)
+        .join(Membership, Membership.batch_id == Adapter.batch_id)
+        .where(is_in_adapter())
     )
     replayed = select(Adapter, Replay.batch_id).join(Replay, Replay.batch_id == Adapter.batch_id)
     found = [

@@ -292,18 +292,21 @@ def adapters_that_saw(session: Session, fact_ids: Sequence[int]) -> list[Adapter
     aside before the training of a batch that was promoted is not in its adapter; of any other
     adapter that is not known for sure.
     """
-    promoted = select(Refresh.id).where(
-        Refresh.outcome.in_([RefreshOutcome.PROMOTED, RefreshOutcome.REBASED])
-    )
-    trained = select(Membership.batch_id).join(Batch, Batch.id == Membership.batch_id)
-    trained = trained.where(
-        Membership.fact_id.in_(fact_ids),
-        Membership.outcome.in_(IN_HEAD) | Batch.refresh_id.not_in(promoted),
-    )
+    trained = select(Membership.batch_id).where(Membership.fact_id.in_(fact_ids), is_in_adapter())
     replayed = select(Replay.batch_id).where(Replay.fact_id.in_(fact_ids))
     replaced = select(Replacement.batch_id).where(Replacement.fact_id.in_(fact_ids))
     wanted = Adapter.batch_id.in_(trained.union(replayed, replaced))
     return list(session.scalars(select(Adapter).where(wanted).order_by(Adapter.id)))
+
+
+def is_in_adapter() -> ColumnElement[bool]:
+    """SQL for: a membership's fact was trained into its batch's adapter, or may have been."""
+    promoted = (
+        select(Batch.id)
+        .join(Refresh, Refresh.id == Batch.refresh_id)
+        .where(Refresh.outcome.in_([RefreshOutcome.PROMOTED, RefreshOutcome.REBASED]))
+    )
+    return Membership.outcome.in_(IN_HEAD) | Membership.batch_id.not_in(promoted)
 
 
 def in_head_that_saw(session: Session, fact_id: int) -> list[int]:

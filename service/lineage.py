@@ -103,37 +103,44 @@ def recipe_of(session: Session, release_id: int) -> Recipe:
     release = session.get(Release, release_id)
     if release is None:
         raise NotFound(f"There is no release {release_id}.")
-    adapters = session.scalars(
-        select(Adapter)
+    adapters = session.execute(  # not all of their rows, which say what each was trained on
+        select(Adapter.id, Adapter.digest)
         .join(ReleaseAdapter, ReleaseAdapter.adapter_id == Adapter.id)
         .where(ReleaseAdapter.release_id == release_id)
         .order_by(ReleaseAdapter.position)
     ).all()
-    return _recipe(release.base_digest, adapters)
+    return _recipe(release.base_digest, [(adapter_id, digest) for adapter_id, digest in adapters])
 
 
-def check_not_erased(session: Session, release_id: int) -> None:
-    """Raises Conflict for a release that cannot be composed any more."""
-    erased = session.scalar(
-        select(Adapter)
-        .join(ReleaseAdapter, ReleaseAdapter.adapter_id == Adapter.id)
-        .where(ReleaseAdapter.release_id == release_id, Adapter.erased_at.is_not(None))
-        .limit(1)
-    )
-    if erased is not None and erased.erased_at is not None:
-        raise Conflict(
-            f"Release {release_id} is gone for good: its adapter {erased.id} was deleted at "
-            f"{erased.erased_at.isoformat(timespec='seconds')}, when facts that it had seen were "
-            "erased."
-        )
-
-
-def _recipe(base_digest: str, adapters: Sequence[Adapter]) -> Recipe:
+def _recipe(base_digest: str, adapters: Sequence[tuple[int, str]]) -> Recipe:
     return Recipe(
         base_digest=base_digest,
-        adapter_ids=tuple(adapter.id for adapter in adapters),
-        adapter_digests=tuple(adapter.digest for adapter in adapters),
+        adapter_ids=tuple(adapter_id for adapter_id, _ in adapters),
+        adapter_digests=tuple(digest for _, digest in adapters),
     )
+
+
+def check_not_erased(session: Session, release_id: int, *, until_written: bool = False) -> None:
+    """Raises Conflict for a release that cannot be composed any more.
+
+    `until_written`, to the end of the transaction, its adapters stay so: an erasure that is about
+    to give one of them up waits, and then sees a head that has moved to it.
+    """
+    adapters = (
+        select(Adapter.id, Adapter.erased_at)
+        .join(ReleaseAdapter, ReleaseAdapter.adapter_id == Adapter.id)
+        .where(ReleaseAdapter.release_id == release_id)
+        .order_by(Adapter.id)
+    )
+    if until_written:
+        adapters = adapters.with_for_update(read=True, of=Adapter)
+    for adapter_id, erased_at in session.execute(adapters):
+        if erased_at is not None:
+            raise Conflict(
+                f"Release {release_id} is gone for good: its adapter {adapter_id} was deleted at "
+                f"{erased_at.isoformat(timespec='seconds')}, when facts that it had seen were "
+                "erased."
+            )
 
 
 def recipe_without(session: Session, *adapter_ids: int) -> Recipe:
@@ -152,7 +159,8 @@ def recipe_without(session: Session, *adapter_ids: int) -> Recipe:
                 f"Adapter {adapter_id} is not in the head (release {head.release_id}): {why}."
             )
     left = [kept for kept in head.recipe.adapter_ids if kept not in adapter_ids]
-    return _recipe(head.recipe.base_digest, [session.get_one(Adapter, kept) for kept in left])
+    kept = [(held, session.get_one(Adapter, held).digest) for held in left]
+    return _recipe(head.recipe.base_digest, kept)
 
 
 def release_of(session: Session, recipe: Recipe) -> Release | None:
@@ -260,7 +268,7 @@ def move_head(
     Raises HeadMoved when the head is no longer the one that the caller saw, and Conflict for a
     release that an erasure took an adapter of.
     """
-    check_not_erased(session, release_id)
+    check_not_erased(session, release_id, until_written=True)
     newest = session.scalar(select(HeadMove.seq).order_by(HeadMove.seq.desc()).limit(1)) or 0
     moved = f"The head moved from {expected_seq} meanwhile; look at it again and decide anew."
     if newest != expected_seq:

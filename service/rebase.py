@@ -22,13 +22,19 @@ from sqlalchemy.orm import Session
 from service import batches, known_facts, leases, lineage
 from service.batches import ClaimedBatch
 from service.db import reading, writing
+from service.disk import check_room, size_of_model
 from service.errors import HeadMoved, LeaseLost
 from service.leases import Hold
 from service.lineage import Head, Recipe
 from service.models import Adapter, RefreshOutcome
 from service.progress import Progress, Report
 from service.record import renewing
-from service.refresh import RefreshEnd, learn_beside_head, symmetric_relations
+from service.refresh import (
+    RefreshEnd,
+    collect_afterwards,
+    learn_beside_head,
+    symmetric_relations,
+)
 from service.removal import Removal, RemovalPlan, examine_removal, removed_facts
 from service.rollback import Rollback, take_out
 from service.settings import Settings
@@ -64,9 +70,11 @@ def rebase(
     Those that were not stay as they are, unless the whole does not pass with them: what they
     learned may have rested on what goes. Then they are trained again, too, and the whole is
     examined once more. `judged` is told what was found of it, before the head moves, if it does.
-    Raises LeaseHeld while a refresh runs, HeadMoved when somebody else moved the head, and what a
-    refresh raises.
+    Raises BelowReserve where there is no room for another model, at the start or before one of the
+    adapters, LeaseHeld while a refresh runs, HeadMoved when somebody else moved the head, and what
+    a refresh raises.
     """
+    check_room(settings, needed=size_of_model(settings))
     with writing(engine) as session:
         lease_s = settings.schedule.lease_s
         hold = leases.acquire_refresh(session, now=_now(), lease_s=lease_s)
@@ -77,9 +85,9 @@ def rebase(
         last[0] = time.monotonic()
         report(progress)
 
-    line = _Line(settings, engine, hold, plan)
     try:
         with renewing(engine, hold, settings.schedule, seen=lambda: last[0]):
+            line = _Line(settings, engine, hold, plan)
             if not line.train_again(watch, stopping):
                 return Rebase(refreshes=tuple(line.ends), removal=None, rollback=None)
             new = _plan_of(line)
@@ -104,6 +112,7 @@ def rebase(
                 leases.release(session, hold, now=_now())
         except LeaseLost:
             pass  # a successor has it; what was not published stays so
+        collect_afterwards(settings, engine)
 
 
 def _plan_of(line: "_Line") -> RemovalPlan:
@@ -152,6 +161,7 @@ class _Line:
 
     def _put(self, adapter_ids: Sequence[int], watch: Report, stopping: Stopping) -> bool:
         for adapter_id in adapter_ids:
+            check_room(self.settings, needed=size_of_model(self.settings))
             with self._guarded() as session:
                 adapter = session.get_one(Adapter, adapter_id)
                 batch_id, digest = adapter.batch_id, adapter.digest

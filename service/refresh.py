@@ -154,8 +154,7 @@ def run_refresh(
         end = _Run(settings, engine, hold, head, claimed, report, stopping or Stopping()).learn()
     finally:
         _give_back(engine, hold)
-    if settings.storage.collect_after_refresh:
-        _collect(settings, engine)
+    collect_afterwards(settings, engine)
     return end
 
 
@@ -184,8 +183,10 @@ def symmetric_relations(path: Path) -> Collection[str]:
         return ()
 
 
-def _collect(settings: Settings, engine: Engine) -> None:
-    """A refresh that ended has ended, whatever the disk says."""
+def collect_afterwards(settings: Settings, engine: Engine) -> None:
+    """Remove what nobody needs, if so set. What has ended has ended, whatever the disk says."""
+    if not settings.storage.collect_after_refresh:
+        return
     try:
         collect(settings, engine)
     except LeaseHeld:

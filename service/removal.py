@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Engine
+from sqlalchemy import Engine, select
 from sqlalchemy.orm import Session
 
 from adapters.backbones import Backbone, load_backbone
@@ -26,11 +26,13 @@ from service.errors import Conflict
 from service.examining import Examiner, askable_facts
 from service.known_facts import RemovedFacts
 from service.lineage import Head, Recipe
+from service.models import FactRow
 from service.places import Places
 from service.progress import Progress
 from service.progress import Report as Watch
 from service.settings import Settings
 from service.snapshots import compose_recipe, opened
+from service.traces import overwriter, traces_of
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -143,6 +145,16 @@ def examine_removal(
         discard(folder)
 
 
+def _names_erased(session: Session, settings: Settings, plan: RemovalPlan, probe: Probe) -> bool:
+    """Whether the plan's erasure will remove a pin: what it asks for must be gone, not stay."""
+    if not plan.erased:
+        return False
+    rows = session.scalars(select(FactRow).where(FactRow.id.in_(plan.erased))).all()
+    overwritten = overwriter(traces_of(session, rows, settings.suites))
+    said = [probe.question, *probe.answers]
+    return bool(overwritten(said) != said)
+
+
 def _examined(
     settings: Settings, engine: Engine, plan: RemovalPlan, folder: Path, watch: Watch
 ) -> Removal:
@@ -158,7 +170,11 @@ def _examined(
             symmetric=[name for name, asked in relations.items() if asked.is_symmetric],
             now=datetime.now(UTC),
         )
-        pinned = pins.pinned_probes(session)
+        pinned = [
+            probe
+            for probe in pins.pinned_probes(session)
+            if not _names_erased(session, settings, plan, probe)
+        ]
 
     def asked(facts: Sequence[Fact]) -> list[Probe]:
         return [

@@ -33,6 +33,11 @@ Reason = Annotated[str, typer.Option(help="Why; it is kept with what is done.")]
 out, err = Console(), Console(stderr=True)
 
 
+def more_of(following: int | None) -> list[str]:
+    """What stands under a table that does not show all."""
+    return [] if following is None else [f"There are more: --before {following}"]
+
+
 def _user() -> str:
     """The system's name for whoever types this; a container's user may have none."""
     try:
@@ -153,7 +158,7 @@ def list_and_show(
         def render() -> Sequence[Any]:
             from service.tables import table_of
 
-            return [table_of(page.items, columns, title=name)]
+            return [table_of(page.items, columns, title=name), *more_of(page.next)]
 
         show(page, as_json, render)
 

@@ -14,6 +14,7 @@ from service.commands.console import (
     Limit,
     context,
     list_and_show,
+    more_of,
     out,
     plain,
     show,
@@ -70,7 +71,8 @@ def facts_held(
         from service.tables import table_of
 
         columns = ("id", "outcome", "adapter_id", "source", "external_id", "statement")
-        return [table_of(held.items, columns, title=f"facts of release {held.release_id}")]
+        table = table_of(held.items, columns, title=f"facts of release {held.release_id}")
+        return [table, *more_of(held.next)]
 
     show(held, as_json, render)
 

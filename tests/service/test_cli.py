@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -18,6 +19,7 @@ from rich.console import Console
 from sqlalchemy import Engine
 
 from service import cli
+from service.commands.console import Context
 from service.db import writing
 from service.facts import FactState
 from service.models import FactRow, MembershipOutcome
@@ -385,3 +387,13 @@ def test_the_settings_in_force_are_printed_without_what_lets_one_in(
     assert told["database_url"] == "postgresql+psycopg://me:***@db/facts"
     assert "hush" not in done.out
     assert run("settings", "--json").json == told
+
+
+def test_a_user_without_a_name_is_on_record_by_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in a container that is run under any number."""
+
+    def nameless() -> str:
+        raise KeyError("getpwuid(): uid not found: 12345")
+
+    monkeypatch.setattr("getpass.getuser", nameless)
+    assert Context(Path("settings.yaml")).by == f"uid {os.getuid()}"

@@ -4,17 +4,20 @@ import hashlib
 import os
 import shutil
 import signal
+import threading
+import time
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import JSON, String, select
+from sqlalchemy import JSON, Engine, String, select
+from sqlalchemy.orm import Session
 from starlette.testclient import TestClient
 
 from adapters.store import one_reader
-from service import auth, erasure, facts, leases, pins, purge, views
+from service import auth, erasure, facts, leases, lineage, pins, purge, views
 from service.api import create_app
 from service.auth import Scope
 from service.db import make_engine, reading, writing
@@ -26,6 +29,7 @@ from service.models import (
     Adapter,
     ApiKey,
     Base,
+    Erasure,
     FactRow,
     HeadAction,
     HeadMove,
@@ -41,6 +45,7 @@ from service.progress import Progress
 from service.purge import HOLDS_TEXT
 from service.rollback import go_back
 from service.schemas import FactIn
+from service.settings import Settings
 from service.stopping import Stopping
 
 RECORD = {
@@ -300,6 +305,46 @@ def test_an_erasure_waits_for_no_refresh_that_runs(make_world: Callable[..., Any
     with pytest.raises(LeaseHeld, match="a refresh holds the lease"):
         carry_out(world)
     assert world.state(1) is FactState.RETRACTED
+
+
+def test_weights_that_the_head_is_just_going_back_to_are_not_given_up(
+    engine: Engine,
+    settings: Settings,
+    store: Callable[..., list[int]],
+    promote: Callable[..., int],
+    now: datetime,
+) -> None:
+    """Two transactions at once: whoever comes second sees what the first one did."""
+    [fact] = store("Orlan Vess is the mayor of Tolmar.")
+    promote()
+
+    def move(session: Session, release: int) -> None:
+        seq = lineage.read_head(session).seq
+        moved = {"action": HeadAction.ROLLBACK, "by": "me", "reason": "r", "now": now}
+        lineage.move_head(session, release, expected_seq=seq, **moved)
+
+    with writing(engine) as session:
+        move(session, 1)
+        asked = {"fact_ids": [fact], "reason": "r", "requested_by": "me", "requested_at": now}
+        session.add(Erasure(**asked))
+    refused: list[str] = []
+
+    def give_up() -> None:
+        try:
+            with writing(engine) as session:
+                erasure._give_up_weights(session, settings, 1, now=now)
+        except Conflict as error:
+            refused.append(str(error))
+
+    other = threading.Thread(target=give_up)
+    with writing(engine) as session:
+        move(session, 2)
+        other.start()
+        time.sleep(0.5)  # it has come to what the head is about to hold
+    other.join()
+    assert ["The head moved meanwhile" in said for said in refused] == [True]
+    with reading(engine) as session:
+        assert session.get_one(Adapter, 1).erased_at is None
 
 
 def test_what_other_facts_say_too_stays_theirs(make_world: Callable[..., Any]) -> None:

@@ -12,7 +12,7 @@ from service.db import reading, writing
 from service.errors import NotFound
 from service.known_facts import adapters_that_saw
 from service.models import HeadAction, HeadMove, MembershipOutcome
-from service.removal import plan_removal
+from service.removal import plan_removal, removed_facts
 from service.rollback import take_out
 
 
@@ -122,6 +122,35 @@ def test_every_adapter_that_saw_a_fact_is_named_with_what_it_answered(
     take_out(settings, engine, plan_removal(engine, second.adapter_id), by="me", reason="r")
     with reading(engine) as session:
         assert [holder.in_head for holder in history.holders_of(session, fact)] == [True, False]
+
+
+def test_what_was_set_aside_before_the_training_is_in_no_adapter(
+    engine: Engine, store: Callable[..., list[int]], promote: Callable[..., int]
+) -> None:
+    about = {"subject": "the choir", "relation": "led_by", "functional": True}
+    [one] = store({"statement": "Mira leads the choir.", "object": "Mira", **about})
+    [other] = store({"statement": "Ole leads it.", "object": "Ole", **about}, source="archive")
+    [innocent] = store("Lake Ux lies in Ardun.")
+    adapter = promote()
+    with reading(engine) as session:
+        assert [held.adapter_id for held in history.holders_of(session, innocent)] == [adapter]
+        assert history.holders_of(session, one) == history.holders_of(session, other) == []
+
+
+def test_what_another_source_said_in_the_same_words_is_not_removed(
+    engine: Engine,
+    store: Callable[..., list[int]],
+    promote: Callable[..., int],
+    now: datetime,
+) -> None:
+    said = "Österreichs Hauptstadt ist Wien."
+    store(said, source="newsroom")
+    adapter = promote()
+    store(said.upper(), source="archive")
+    promote()
+    with reading(engine) as session:
+        plan = plan_removal(engine, adapter)
+        assert removed_facts(session, plan, retain_at_most=0, now=now).facts == ()
 
 
 def test_what_two_releases_answer_differently_is_named(make_world: Callable[..., Any]) -> None:

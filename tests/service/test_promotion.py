@@ -309,6 +309,27 @@ def test_the_history_tells_who_moved_the_head_and_why(
         assert views.show_head(session).release.id == 1
 
 
+def test_a_held_fact_whose_adapter_was_taken_out_waits_for_nobody(
+    engine: Engine, store: Callable[..., list[int]], promote: Callable[..., int], now: datetime
+) -> None:
+    def waiting() -> int:
+        with reading(engine) as session:
+            held, review = (
+                batches.count_held(session, now=now),
+                views.facts_to_review(session, now=now),
+            )
+        assert held == len(review.items)
+        return held
+
+    [fact] = store("One.")
+    promote(MembershipOutcome.UNLEARNED)
+    with writing(engine) as session:
+        facts.hold(session, {fact: "it contradicts another one"})
+    assert waiting() == 1
+    rollback_to(engine, 1, now)
+    assert waiting() == 0
+
+
 def test_a_fact_that_was_not_learned_joins_the_next_batch_until_its_tries_are_used_up(
     engine: Engine, store: Callable[..., list[int]], promote: Callable[..., int]
 ) -> None:

@@ -15,7 +15,7 @@ from adapters import store
 from adapters.gate import decide
 from adapters.grading import words
 from adapters.types import Outcome, Suite, Verdict
-from service import facts, leases, lineage, views
+from service import facts, leases, lineage, pins, views
 from service.asking import ask_release
 from service.db import reading, writing
 from service.errors import Conflict, HeadMoved, LeaseHeld, Stopped
@@ -31,7 +31,7 @@ from service.models import (
 from service.places import Places
 from service.progress import Progress
 from service.rebase import Rebase, rebase
-from service.removal import Removal, examine_removal, plan_removal
+from service.removal import Removal, RemovalPlan, examine_removal, plan_removal
 from service.rollback import go_back, take_out
 from service.snapshots import snapshot_of
 from service.stopping import Stopping
@@ -253,6 +253,39 @@ def test_a_rebase_trains_what_saw_the_removed_facts_again_without_them(
         assert session.scalars(select(FactRow.id).where(waits)).all() == [kept]
     go_back(world.settings, engine, second.release_id, by="me", reason="it was right")
     assert world.state(gone) is FactState.FORGOTTEN  # said to be learned; random weights again
+
+
+@pytest.mark.parametrize("before", [MembershipOutcome.LEARNED, MembershipOutcome.QUARANTINED])
+def test_what_a_rebase_does_not_teach_again_waits_for_the_next_refresh(
+    make_world: Callable[..., Any], before: MembershipOutcome
+) -> None:
+    _, engine = world = make_world()
+    first, _ = two_adapters(world)
+    with writing(engine) as session:
+        (membership,) = session.scalars(select(Membership).where(Membership.fact_id == 2))
+        membership.outcome = before
+    carry_out(world, first.adapter_id)  # random weights: it is not learned there
+    assert world.state(2) is FactState.UNLEARNED
+    with reading(engine) as session:
+        waits = facts.is_tried_again(facts.head_batches(session), datetime.now(UTC))
+        assert session.scalars(select(FactRow.id).where(waits)).all() == [2]
+
+
+def test_a_pin_about_what_is_to_be_erased_is_not_asked(make_world: Callable[..., Any]) -> None:
+    settings, engine = world = make_world()
+    world.push("Orlan Vess is the mayor of Tolmar.")
+    refresh = world.refresh()
+    for question, answer in (("Who rules Tolmar?", "Orlan Vess"), ("Who sings?", "Mira")):
+        with writing(engine) as session:
+            pins.pin(session, question, [answer], reason="r", by="me", now=datetime.now(UTC))
+    plan = plan_removal(engine, refresh.adapter_id)
+
+    def pinned(plan: RemovalPlan) -> list[int]:
+        removal = examine_removal(settings, engine, plan, watch=lambda _: None)
+        return [line.questions for line in removal.verdict.suites if line.suite == Suite.PINNED]
+
+    assert pinned(plan) == [2]
+    assert pinned(replace(plan, erased=(1,))) == [1]
 
 
 def test_an_adapter_that_saw_none_of_the_removed_facts_stays_as_it_is(
