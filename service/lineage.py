@@ -33,6 +33,8 @@ from service.models import (
 
 #: How a head came that was examined, or is the base; a rollback says so by its report.
 EXAMINED = (HeadAction.INIT, HeadAction.PROMOTION, HeadAction.APPROVAL, HeadAction.REBASE)
+#: What an adapter that was not promoted says of itself: the digest of the model that was examined.
+EXAMINED_AS = "examined_as"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -35,15 +35,16 @@ def let_in(settings: Settings, engine: Engine, adapter_id: int, *, by: str, reas
     and verified first, so that the move itself is one short transaction.
 
     Raises NotFound or Conflict for an adapter that is unknown or not an admin's to let in,
-    ArtefactError when a part of it is damaged, LeaseHeld while a refresh runs, HeadMoved when
-    somebody else was faster.
+    ArtefactError when a part of it is damaged or what comes out are not the bits that were
+    examined, LeaseHeld while a refresh runs, HeadMoved when somebody else was faster.
     """
     with reading(engine) as session:
         head, recipe = lineage.undecided_candidate(session, adapter_id)
-        refresh_id = session.get_one(Adapter, adapter_id).refresh_id
+        adapter = session.get_one(Adapter, adapter_id)
+        refresh_id, examined_as = adapter.refresh_id, adapter.about.get(lineage.EXAMINED_AS)
         answers = _own_answers(session, refresh_id)
     with held(settings, recipe):
-        digest = compose_recipe(settings, recipe)
+        digest = compose_recipe(settings, recipe, wanted=examined_as)
         with writing(engine) as session:
             candidate = lineage.Candidate(
                 refresh_id=refresh_id,

@@ -616,6 +616,8 @@ class _Run:
                 tries=tries,
             )
             if outcome is not RefreshOutcome.PROMOTED:
+                adapter = session.get_one(Adapter, adapter_id)
+                adapter.about = {**adapter.about, lineage.EXAMINED_AS: snapshot_digest}
                 lineage.reject(
                     session,
                     hold=None if self.is_beside else self.hold,

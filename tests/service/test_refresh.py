@@ -500,6 +500,11 @@ def test_an_admin_lets_in_the_candidate_as_it_was_examined(
     end = world.refresh()
     assert end.outcome is RefreshOutcome.INSUFFICIENT
     assert world.state(fact) is FactState.UNDECIDED
+    named = settings.base.model_copy(update={"name": "renamed"})
+    other = settings.model_copy(update={"base": named})  # its card is another: so are the bits
+    with pytest.raises(ArtefactError, match="now comes out as"):
+        let_in(other, engine, end.adapter_id, by="admin", reason="read it")
+    assert world.state(fact) is FactState.UNDECIDED
     done = let_in(settings, engine, end.adapter_id, by="admin", reason="read it")
     assert done.facts == {fact: "unlearned"}  # random weights: what it answered then still counts
     assert world.head().recipe.adapter_ids == (end.adapter_id,)
