@@ -445,9 +445,9 @@ def _oldest(
         chosen = select(FactRow).where(condition).order_by(FactRow.id).limit(at_most)
         return list(session.scalars(chosen))
 
-    pending = oldest(_is_pending_in_quota(at_most_of_source, now), at_most)
-    if len(pending) < min(at_least, at_most):  # a full batch is enough
+    if count_pending(session, at_most_of_source=at_most_of_source, now=now) < at_least:
         return []
+    pending = oldest(_is_pending_in_quota(at_most_of_source, now), at_most)
     again = oldest(is_tried_again(head_batches(session), now), at_most // 2)
     rows = again + pending[: at_most - len(again)]
     return sorted(rows, key=lambda row: row.id)

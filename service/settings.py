@@ -9,10 +9,10 @@ import re
 from collections.abc import Mapping, Sequence
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any, Self, get_args
+from typing import Annotated, Any, get_args
 
 import yaml
-from pydantic import Field, HttpUrl, ValidationError, model_validator
+from pydantic import Field, HttpUrl, ValidationError
 from pydantic_settings import (
     BaseSettings,
     EnvSettingsSource,
@@ -51,7 +51,7 @@ class ApiSettings(Section):
 class ScheduleSettings(Section):
     every_s: Seconds = 300  #: how often the clock looks whether a refresh is due
     at_least: Count = 8  #: facts that must wait; fewer can hardly pass the gate (docs/gate.md)
-    at_most: Count = 64  #: facts in one batch
+    at_most: Count = 64  #: facts in one batch; where more wait, the others wait on
     #: New ones of one source, so that a flood leaves room for the others; None: all. A source that
     #: sends alone must be allowed at_least.
     at_most_of_source: Count | None = None
@@ -64,14 +64,6 @@ class ScheduleSettings(Section):
     #: Verdicts a fact may be left open by, unlearned or undecided, before that is final.
     tries: Count = 2
     stop_within_s: Seconds = 30  #: how long a refresh may take to end once it was asked to
-
-    @model_validator(mode="after")
-    def _a_batch_can_be_large_enough(self) -> Self:
-        if self.at_least > self.at_most:
-            raise ValueError(
-                f"at_least is {self.at_least}, and no batch has more than at_most, {self.at_most}"
-            )
-        return self
 
 
 class FactSettings(Section):

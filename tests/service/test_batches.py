@@ -610,6 +610,17 @@ def test_what_must_be_settled_first_does_not_count_among_the_facts_that_a_batch_
     assert states(engine, [third]) == [FactState.HELD]
 
 
+def test_more_may_have_to_wait_than_one_batch_takes(
+    store: Callable[..., list[int]], claim: Callable[..., ClaimedBatch | None], hold: Hold
+) -> None:
+    waiting = store("One.", "Two.")
+    assert claim(hold, at_least=3, at_most=2) is None
+    store("Three.")
+    batch = claim(hold, at_least=3, at_most=2)
+    assert batch is not None
+    assert [int(fact.key) for fact in batch.facts] == waiting
+
+
 def test_what_was_given_up_once_and_stands_since_hides_nothing_that_waits_for_an_admin(
     engine: Engine,
     store: Callable[..., list[int]],

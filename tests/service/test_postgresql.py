@@ -222,7 +222,7 @@ def test_a_backup_is_restored_into_another_database(
         facts.insert_fact(
             session, FactIn(statement="Zürich."), source="team", recorded_by="k", now=NOW
         )
-    back_up(settings, engine, tmp_path / "backup")
+    back_up(settings, engine, tmp_path / "backup", by="me")
     with engine.execution_options(isolation_level="AUTOCOMMIT").connect() as connection:
         connection.exec_driver_sql("CREATE DATABASE other")
     try:

@@ -92,12 +92,6 @@ def test_a_wrong_value_is_named_and_not_repeated(tmp_path: Path) -> None:
     assert "hunter2" not in str(caught.value)
 
 
-def test_a_batch_that_could_never_be_large_enough_is_refused(tmp_path: Path) -> None:
-    path = write(tmp_path / "settings.yaml", schedule={"at_least": 100})
-    with pytest.raises(SettingsError, match="at_least is 100, and no batch has more than at_most"):
-        load_settings(path)
-
-
 @pytest.mark.parametrize("text", ["", "- a\n- list\n", "1: 2\n", "a: [unclosed\n", "\x00"])
 def test_a_file_that_holds_no_settings_is_one_sentence(tmp_path: Path, text: str) -> None:
     path = tmp_path / "broken.yaml"
