@@ -11,8 +11,7 @@ PYTHON ?= python3
 PIP_EXTRA ?=
 ARGS ?=
 WORKERS ?= 2
-# What is imported is compiled when it first is: compiling all that is installed takes a minute.
-INSTALL = $(BIN)/python -m pip install --no-compile --quiet --disable-pip-version-check $(PIP_EXTRA)
+INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_EXTRA)
 PYTEST = OMP_NUM_THREADS=1 $(BIN)/pytest -q -n $(WORKERS) --dist loadfile --no-loadscope-reorder --durations=12
 BIN := .venv/bin
 READY := .venv/.ready

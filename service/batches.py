@@ -135,16 +135,15 @@ def claim_batch(
     The caller guards the transaction with its lease, so no two claim the same facts.
     """
     let_begun_stand(session, now=now)
-    learned = _learned(session, trained_on, now)
-    known = [row for group in learned for row in group]
-    while True:  # what is held is not chosen again
+    while True:  # what is held is not chosen again, and what it replaced stands again
+        learned = _learned(session, trained_on, now)
         halved = suspected(session, attempts=attempts, now=now)
         rows = (
             halved
             or _interrupted(session, trained_on, now)
             or _oldest(session, at_least, at_most, at_most_of_source, now)
         )
-        unsettled = contradictions_of_known(rows, known)
+        unsettled = contradictions_of_known(rows, [row for group in learned for row in group])
         if not unsettled:
             break
         hold_for_admin(session, unsettled)

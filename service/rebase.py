@@ -88,31 +88,37 @@ def rebase(
     try:
         with renewing(engine, hold, settings.schedule, seen=lambda: last[0]):
             line = _Line(settings, engine, hold, plan)
-            if not line.train_again(watch, stopping):
-                return Rebase(refreshes=tuple(line.ends), removal=None, rollback=None)
-            new = _plan_of(line)
-            removal = examine_removal(settings, engine, new, watch=watch)
-            if not removal.passes and line.as_they_were:
-                judged(removal)
-                if not line.train_the_rest(watch, stopping):
-                    return Rebase(refreshes=tuple(line.ends), removal=removal, rollback=None)
-                new = _plan_of(line)
-                removal = examine_removal(settings, engine, new, watch=watch)
-            judged(removal)
-            left = line.left_facts()
+            removal = _train_and_examine(line, watch, stopping, judged)
             done = None
-            if removal.passes:
+            if removal is not None and removal.passes:
+                new = _plan_of(line)
                 done = take_out(
                     settings, engine, new, by=by, reason=reason, removal=removal, hold=hold
                 )
-            return Rebase(refreshes=tuple(line.ends), removal=removal, rollback=done, left=left)
+            left = line.left_facts() if line.is_whole else ()
     finally:
         try:
             with writing(engine) as session:
                 leases.release(session, hold, now=_now())
         except LeaseLost:
             pass  # a successor has it; what was not published stays so
-        collect_afterwards(settings, engine)
+    collect_afterwards(settings, engine)
+    return Rebase(refreshes=tuple(line.ends), removal=removal, rollback=done, left=left)
+
+
+def _train_and_examine(
+    line: "_Line", watch: Report, stopping: Stopping, judged: Callable[[Removal], None]
+) -> Removal | None:
+    """What was found of the whole, if the gate passed its parts; where that failed, what before."""
+    if not line.train_again(watch, stopping):
+        return None
+    removal = examine_removal(line.settings, line.engine, _plan_of(line), watch=watch)
+    judged(removal)
+    if removal.passes or not line.as_they_were or not line.train_the_rest(watch, stopping):
+        return removal
+    removal = examine_removal(line.settings, line.engine, _plan_of(line), watch=watch)
+    judged(removal)
+    return removal
 
 
 def _plan_of(line: "_Line") -> RemovalPlan:
@@ -135,6 +141,7 @@ class _Line:
         self.at = self._released(before)  #: what the line has come to
         #: The later adapters that were put on the line as they were, and what it was before each.
         self.as_they_were: dict[int, Head] = {}
+        self.is_whole = False  #: every later adapter is on it
 
     @contextmanager
     def _guarded(self) -> Iterator[Session]:
@@ -160,6 +167,7 @@ class _Line:
         return self._put(later, watch, stopping)
 
     def _put(self, adapter_ids: Sequence[int], watch: Report, stopping: Stopping) -> bool:
+        self.is_whole = False
         for adapter_id in adapter_ids:
             check_room(self.settings, needed=size_of_model(self.settings))
             with self._guarded() as session:
@@ -180,6 +188,7 @@ class _Line:
                 return False
             with reading(self.engine) as session:
                 self.at = lineage.line_at(session, end.release_id, seq=self.plan.head.seq)
+        self.is_whole = True
         return True
 
     def _claim(self, batch_id: int) -> ClaimedBatch | None:

@@ -145,14 +145,15 @@ def examine_removal(
         discard(folder)
 
 
-def _names_erased(session: Session, settings: Settings, plan: RemovalPlan, probe: Probe) -> bool:
-    """Whether the plan's erasure will remove a pin: what it asks for must be gone, not stay."""
-    if not plan.erased:
-        return False
+def _pinned(session: Session, settings: Settings, plan: RemovalPlan) -> list[Probe]:
+    """What was pinned, but for what the plan's erasure will remove: that must be gone, not stay."""
+    probes = list(pins.pinned_probes(session))
+    if not plan.erased or not probes:
+        return probes
     rows = session.scalars(select(FactRow).where(FactRow.id.in_(plan.erased))).all()
     overwritten = overwriter(traces_of(session, rows, settings.suites))
-    said = [probe.question, *probe.answers]
-    return bool(overwritten(said) != said)
+    said = [[probe.question, *probe.answers] for probe in probes]
+    return [probe for probe, texts in zip(probes, said, strict=True) if overwritten(texts) == texts]
 
 
 def _examined(
@@ -170,11 +171,7 @@ def _examined(
             symmetric=[name for name, asked in relations.items() if asked.is_symmetric],
             now=datetime.now(UTC),
         )
-        pinned = [
-            probe
-            for probe in pins.pinned_probes(session)
-            if not _names_erased(session, settings, plan, probe)
-        ]
+        pinned = _pinned(session, settings, plan)
 
     def asked(facts: Sequence[Fact]) -> list[Probe]:
         return [

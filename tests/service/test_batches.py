@@ -525,6 +525,18 @@ def test_a_refresh_that_has_ended_keeps_its_outcome(
 LEADS = {"subject": "Bregal choir", "relation": "chief_executive", "functional": True}
 
 
+def claimed_once(
+    engine: Engine, claim: Callable[..., ClaimedBatch | None], now: datetime, **how: int
+) -> list[int] | None:
+    """The facts of a batch that is claimed under a lease of its own; None where there is none."""
+    with writing(engine) as session:
+        lease = leases.acquire(session, leases.REFRESH, owner="x", now=now, lease_s=60)
+    batch = claim(lease, **how)
+    with writing(engine) as session:
+        leases.release(session, lease, now=now)
+    return None if batch is None else [int(fact.key) for fact in batch.facts]
+
+
 def leads(name: str, **more: object) -> dict[str, object]:
     return {"statement": f"{name} leads the Bregal choir.", "object": name, **LEADS, **more}
 
@@ -554,12 +566,7 @@ def test_what_contradicts_a_learned_fact_of_another_source_waits_for_an_admin(
     now: datetime,
 ) -> None:
     def claimed() -> set[int]:
-        with writing(engine) as session:
-            lease = leases.acquire(session, leases.REFRESH, owner="x", now=now, lease_s=60)
-        batch = claim(lease)
-        with writing(engine) as session:
-            leases.release(session, lease, now=now)
-        return set() if batch is None else {int(fact.key) for fact in batch.facts}
+        return set(claimed_once(engine, claim, now) or ())
 
     [learned] = store(leads("Mira Zun"), source="newsroom")
     promote()
@@ -591,12 +598,7 @@ def test_what_must_be_settled_first_does_not_count_among_the_facts_that_a_batch_
     now: datetime,
 ) -> None:
     def claimed(*, at_most: int = 64) -> list[int] | None:
-        with writing(engine) as session:
-            lease = leases.acquire(session, leases.REFRESH, owner="x", now=now, lease_s=60)
-        batch = claim(lease, at_least=2, at_most=at_most)
-        with writing(engine) as session:
-            leases.release(session, lease, now=now)
-        return None if batch is None else [int(fact.key) for fact in batch.facts]
+        return claimed_once(engine, claim, now, at_least=2, at_most=at_most)
 
     store(leads("Mira Zun"), source="newsroom")
     promote()

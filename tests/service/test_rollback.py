@@ -18,7 +18,7 @@ from adapters.types import Outcome, Suite, Verdict
 from service import facts, leases, lineage, pins, views
 from service.asking import ask_release
 from service.db import reading, writing
-from service.errors import Conflict, HeadMoved, LeaseHeld, Stopped
+from service.errors import BelowReserve, Conflict, HeadMoved, LeaseHeld, Stopped
 from service.facts import FactState
 from service.models import (
     FactRow,
@@ -269,6 +269,21 @@ def test_what_a_rebase_does_not_teach_again_waits_for_the_next_refresh(
     with reading(engine) as session:
         waits = facts.is_tried_again(facts.head_batches(session), datetime.now(UTC))
         assert session.scalars(select(FactRow.id).where(waits)).all() == [2]
+
+
+def test_a_rebase_without_room_for_another_model_moves_nothing_and_keeps_no_lease(
+    make_world: Callable[..., Any],
+) -> None:
+    settings, engine = world = make_world()
+    first, _ = two_adapters(world)
+    before = world.head()
+    full = settings.storage.model_copy(update={"reserve_bytes": 1 << 60})
+    there = world._replace(settings=settings.model_copy(update={"storage": full}))
+    with pytest.raises(BelowReserve):
+        carry_out(there, first.adapter_id)
+    assert world.head() == before
+    with reading(engine) as session:
+        assert not leases.is_held(session, leases.REFRESH, now=datetime.now(UTC))
 
 
 def test_a_pin_about_what_is_to_be_erased_is_not_asked(make_world: Callable[..., Any]) -> None:
